@@ -1,0 +1,129 @@
+"""What made a folder: the file that says a stage is finished.
+
+Every stage writes its data files first and `manifest.json` last, by rename. A folder without a manifest is unfinished and is begun again (or resumed by the stage's
+own journal); a folder whose manifest has the same fingerprint is done and is skipped.
+
+The fingerprint hashes what went in (settings, the fingerprints of the input folders, the package
+version), so a changed recipe or input repeats exactly the stages that depend on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llavamed.errors import InputError
+
+NAME = "manifest.json"
+_PACKAGES = ("llavamed", "torch", "transformers", "tokenizers", "numpy", "pillow", "lxml", "pyarrow")
+
+
+def fingerprint(value: Any) -> str:
+    """sha256 over canonical JSON, 16 hex digits."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass
+class Manifest:
+    """`stage` names the command; `settings` is the part of the recipe it used; `inputs` maps each input
+    folder or file to its fingerprint; `counts` and `funnel` say what came out and what was dropped, by reason."""
+
+    stage: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    funnel: dict[str, int] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256
+    seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint({"stage": self.stage, "settings": self.settings, "inputs": sorted(self.inputs.values())})
+
+    def write(self, folder: Path, *, hash_files: bool = True) -> None:
+        """Make `folder` complete: hash its files, then put the manifest in place by rename."""
+        if hash_files:
+            self.files = {
+                str(p.relative_to(folder)): file_sha256(p)
+                for p in sorted(folder.rglob("*"))
+                if p.is_file() and p.name != NAME and not p.name.endswith((".tmp", ".log"))
+            }
+        body = {
+            "stage": self.stage,
+            "fingerprint": self.fingerprint,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "settings": self.settings,
+            "inputs": self.inputs,
+            "counts": self.counts,
+            "funnel": self.funnel,
+            "seconds": round(self.seconds, 3),
+            "versions": versions(),
+            "files": self.files,
+            **({"extra": self.extra} if self.extra else {}),
+        }
+        write_atomic(folder / NAME, json.dumps(body, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """The file is either the old one or the whole new one, also after a power cut."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    aside.replace(path)
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a finished folder, or None if the folder is unfinished or absent."""
+    path = folder / NAME
+    if not path.is_file():
+        return None
+    try:
+        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: damaged ({error.msg}); delete the folder and run the stage again") from None
+    return body
+
+
+def require(folder: Path, stage: str, hint: str) -> dict[str, Any]:
+    """The manifest of an input folder, or an InputError that says which command makes one."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; {hint}")
+    body = read(folder)
+    if body is None:
+        raise InputError(f"{folder}: no {NAME}, so it is unfinished or not made by llavamed; {hint}")
+    if body.get("stage") != stage:
+        raise InputError(f"{folder}: made by {body.get('stage')!r}, but {stage!r} is needed; {hint}")
+    return body
+
+
+def is_done(folder: Path, expected: Manifest) -> bool:
+    """True if `folder` was completed from exactly these settings and inputs."""
+    body = read(folder)
+    return body is not None and body.get("fingerprint") == expected.fingerprint

@@ -1,0 +1,237 @@
+"""A recipe: everything that decides what a run makes, in one YAML file.
+
+    extends: tiny                 # an experiment states only its differences
+    train:
+      instruct: {learning_rate: 1.0e-3}
+
+`load("tiny")` reads a shipped recipe by name or any file by path, follows `extends`, applies
+`--set a.b=value` overrides and validates the whole. An unknown key is an error that names the
+nearest valid one: a misspelt `learning_rte` must never train silently with the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llavamed.errors import InputError
+
+Part = Literal["projector", "language_model", "vision_tower"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """Which parts are joined. A part is a shipped name ("tiny"), a local folder, or a hub id."""
+
+    vision_tower: str = "tiny"
+    language_model: str = "tiny"
+    init_from: str | None = None  # a finished LLaVA folder to go on from, instead of the two parts
+    projector_layers: Literal[1, 2] = 2  # 1: v1.0's single linear layer; 2: v1.5's MLP with GELU
+    projector_init: Literal["random", "mean_embedding"] = "random"  # v1.5 starts at zero + the mean token embedding
+    feature_layer: int = -2  # the tower's layer whose patch features are used
+    image_wrap: bool = False  # v1.0 wraps the image tokens in <im_start> ... <im_end>
+    chat_template: Literal["mistral", "vicuna"] = "mistral"
+    pad_to_square: bool = True
+
+
+class CorpusSection(_Section):
+    """Which pairs are kept."""
+
+    articles: str | None = None  # folder of articles to build from
+    licence: Literal["commercial", "noncommercial", "any"] = "commercial"
+    min_side: int = 32  # pixels
+    max_pixels: int = 40_000_000
+    max_aspect: float = 8.0  # long side / short side
+    min_caption_words: int = 3
+
+
+class InstructSection(_Section):
+    """How pairs become conversations."""
+
+    teacher: str = "template"  # "template" (offline) or an OpenAI-compatible base URL
+    teacher_model: str = ""  # the model's name at that endpoint
+    mentions: bool = True  # give the teacher the sentences that cite the figure (the paper's IM variant)
+    domains: tuple[str, ...] = ("chest_xray", "ct_scan", "mri", "histology", "gross")
+    count: int | None = None  # conversations at most, balanced over the domains
+    turns: int = 4  # questions per conversation at most
+
+
+class StageSection(_Section):
+    """One training stage. `batch_size` counts examples per optimizer step over all ranks."""
+
+    data: str | None = None  # conversations .jsonl; set by `llavamed run` when the recipe makes its own
+    images: str | None = None  # a corpus folder, or a folder of image files
+    trains: tuple[Part, ...] = ("projector",)
+    learning_rate: float = Field(1e-3, gt=0)
+    projector_learning_rate: float | None = None  # default: learning_rate
+    epochs: float = Field(1.0, gt=0)
+    batch_size: int = Field(128, gt=0)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    weight_decay: float = Field(0.0, ge=0)
+    loss: Literal["token", "example"] = "token"  # mean over the batch's tokens, or mean of per-example means
+
+
+class TrainSection(_Section):
+    """The curriculum: the stages that are present run in this order."""
+
+    align: StageSection | None = None
+    instruct: StageSection | None = None
+    finetune: StageSection | None = None
+    max_tokens: int = Field(2048, gt=0)  # longest example, image tokens included
+    tokens_per_pack: int = Field(8192, gt=0)  # tokens in one forward pass
+    clip_grad_norm: float = Field(1.0, gt=0)
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    keep_checkpoints: int = Field(2, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class EvaluateSection(_Section):
+    benchmarks: tuple[str, ...] = ()
+    data: str | None = None  # folder of the benchmark's files
+    controls: tuple[Literal["real", "blank", "shuffled", "noise"], ...] = ("real", "blank", "shuffled", "noise")
+    ablation: bool = True  # also score the untrained projector and the align-only model
+    max_new_tokens: int = Field(64, gt=0)
+    batch_size: int = Field(32, gt=0)
+    bootstrap: int = Field(1000, gt=0)
+
+
+class DemoSection(_Section):
+    """The phantom world's size; ignored by everything else."""
+
+    articles: int = 900
+    questions: int = 600
+    image_size: int = 160  # pixels
+
+
+class Recipe(_Section):
+    name: str = ""
+    about: str = ""
+    seed: int = 0
+    model: ModelSection = ModelSection()
+    corpus: CorpusSection = CorpusSection()
+    instruct: InstructSection = InstructSection()
+    train: TrainSection = TrainSection()
+    evaluate: EvaluateSection = EvaluateSection()
+    demo: DemoSection = DemoSection()
+
+
+def shipped() -> list[str]:
+    """Names of the recipes in the package."""
+    folder = resources.files("llavamed") / "recipes"
+    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+
+
+def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
+    """The validated recipe. Raises InputError naming the file, the key and the nearest valid key."""
+    tree = _read(name_or_path, seen=())
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise InputError(f"--set {override}: write it as key=value, e.g. --set train.instruct.epochs=2")
+        _put(tree, key.strip().split("."), _yaml(value, f"--set {override}"), override)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"recipe {name_or_path}: {_explain(error)}") from None
+
+
+def to_yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    if name_or_path in seen:
+        raise InputError(f"recipe {name_or_path}: extends itself ({' -> '.join((*seen, name_or_path))})")
+    path = Path(name_or_path)
+    if path.suffix in {".yaml", ".yml"}:
+        if not path.is_file():
+            raise InputError(f"recipe {path}: no such file")
+        text = path.read_text(encoding="utf-8")
+    else:
+        names = shipped()
+        if name_or_path not in names:
+            raise InputError(
+                f"recipe {name_or_path!r}: not shipped{_nearest(name_or_path, names)}; "
+                f"give one of {', '.join(names)}, or the path of a .yaml file"
+            )
+        text = (resources.files("llavamed") / "recipes" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    tree = _yaml(text, f"recipe {name_or_path}")
+    if not isinstance(tree, dict):
+        raise InputError(f"recipe {name_or_path}: must be a mapping of sections, not {type(tree).__name__}")
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    beside = path.parent / str(parent)
+    base = _read(str(beside) if beside.suffix and beside.is_file() else str(parent), (*seen, name_or_path))
+    return _merge(base, tree)
+
+
+def _merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _put(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
+    for key in keys[:-1]:
+        child = tree.get(key)
+        if child is None:
+            child = tree[key] = {}
+        if not isinstance(child, dict):
+            raise InputError(f"--set {override}: {key!r} is a value, not a section")
+        tree = child
+    tree[keys[-1]] = value
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
+    return _number(value) if isinstance(value, str) else value
+
+
+def _number(text: str) -> Any:
+    """YAML 1.1 reads 1e-5 as a string; people mean the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    problems = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            problems.append(f"unknown key {where!r}{_nearest(where, list(_keys(Recipe)))}")
+        else:
+            problems.append(f"{where}: {item['msg']} (got {item.get('input')!r})")
+    return "; ".join(problems)
+
+
+def _nearest(word: str, valid: list[str]) -> str:
+    close = difflib.get_close_matches(word, valid, n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, info in section.model_fields.items():
+        key = f"{prefix}{name}"
+        yield key
+        for kind in (info.annotation, *getattr(info.annotation, "__args__", ())):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from _keys(kind, f"{key}.")

@@ -1,0 +1,177 @@
+"""The nouns that cross folders: an article's pair, a conversation, a benchmark's question, a prediction.
+
+Everything a stage hands to the next is one of these, written as one JSON object a line. `to_json`
+and `from_json` are exact inverses; unknown keys are kept out, missing ones are errors that name the
+record.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from llavamed.errors import InputError
+
+DOMAINS = ("chest_xray", "mri", "ct_scan", "histology", "gross", "other")  # LLaVA-Med's five, and the rest
+
+Role = Literal["system", "user", "assistant"]
+
+
+class _Record:
+    """JSON in and out for the dataclasses below."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in known})
+
+
+@dataclass(frozen=True)
+class Mention(_Record):
+    """One place in the running text that cites a figure."""
+
+    sentence: str
+    paragraph: str = ""
+    section: str = ""
+    panels: str = ""  # the panel letters cited, e.g. "AB"
+
+
+@dataclass(frozen=True)
+class Pair(_Record):
+    """One figure image with its caption and all that the article says about it.
+
+    `key` is unique in a corpus and safe as a file name; `file` is the member of the shard
+    (`key` + the image's own extension); `licence` is an SPDX id such as `CC-BY-4.0` or "unknown".
+    """
+
+    key: str
+    file: str
+    caption: str
+    label: str = ""
+    mentions: tuple[Mention, ...] = ()
+    title: str = ""
+    article: str = ""  # PMCID with version where known, else DOI or the file's stem
+    figure: str = ""  # the <fig> id
+    pmid: str = ""
+    doi: str = ""
+    licence: str = "unknown"
+    source: str = ""  # where the XML was read from
+    width: int = 0  # pixels
+    height: int = 0  # pixels
+    sha256: str = ""  # of the image's bytes
+    domain: str = "other"
+    domain_score: float = 0.0  # 0-1, share of the keyword votes
+    is_plot: bool = False  # a chart or a diagram, not a picture of a patient or specimen
+    is_compound: bool = False  # several panels in one image
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        mentions = tuple(Mention.from_json(m) for m in row.get("mentions", ()))
+        return super().from_json({**row, "mentions": mentions})
+
+
+@dataclass(frozen=True)
+class Message(_Record):
+    """One turn. `content` is a tuple of {"type": "image"} and {"type": "text", "text": ...} parts."""
+
+    role: Role
+    content: tuple[dict[str, str], ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part["text"] for part in self.content if part["type"] == "text")
+
+    @property
+    def num_images(self) -> int:
+        return sum(part["type"] == "image" for part in self.content)
+
+
+@dataclass(frozen=True)
+class Conversation(_Record):
+    """Images and the turns about them. `images` holds keys of a corpus or paths below an image folder."""
+
+    id: str
+    images: tuple[str, ...]
+    messages: tuple[Message, ...]
+    source: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        messages = tuple(Message.from_json(m) for m in row["messages"])
+        return super().from_json({**row, "messages": messages})
+
+
+@dataclass(frozen=True)
+class Question(_Record):
+    """One benchmark item. `answer` is the reference; closed questions are those with a fixed option set."""
+
+    id: str
+    image: str  # path below the benchmark's image folder
+    question: str
+    answer: str
+    closed: bool
+    options: tuple[str, ...] = ()  # e.g. ("yes", "no"); empty for open questions
+    groups: dict[str, str] = field(default_factory=dict)  # e.g. {"organ": "CHEST", "type": "PRES"}
+
+
+@dataclass(frozen=True)
+class Prediction(_Record):
+    """A model's answer to the question with the same id. `failed` says why there is none."""
+
+    id: str
+    text: str
+    failed: str = ""
+    control: str = "real"  # real | blank | shuffled | noise
+
+
+def user(text: str, images: int = 0) -> Message:
+    """A user turn with its images before the text, as LLaVA-Med v1.5 has them."""
+    return Message("user", (*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}))
+
+
+def assistant(text: str) -> Message:
+    return Message("assistant", ({"type": "text", "text": text},))
+
+
+def write_jsonl(path: Path, records: Iterable[_Record]) -> int:
+    """Write one JSON object a line; keys in field order, so that equal records are equal bytes."""
+    count = 0
+    with path.open("w", encoding="utf-8") as out:
+        for record in records:
+            out.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file. Raises InputError with file and line for anything else."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the path of a .jsonl file")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise InputError(f"{path}:{number}: not JSON ({error.msg}); each line must be one object") from None
+            if not isinstance(row, dict):
+                raise InputError(f"{path}:{number}: a {type(row).__name__}, not an object")
+            yield row
+
+
+def read_conversations(path: Path) -> Iterator[Conversation]:
+    for row in read_jsonl(path):
+        try:
+            yield Conversation.from_json(row)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"{path}: record {row.get('id', '?')!r} is not a conversation ({error!r}); "
+                'it needs "id", "images" and "messages"'
+            ) from None
