@@ -1,7 +1,8 @@
 """What made a folder: the file that says a stage is finished.
 
-Every stage writes its data files first and `manifest.json` last, by rename. A folder without a manifest is unfinished and is begun again (or resumed by the stage's
-own journal); a folder whose manifest has the same fingerprint is done and is skipped.
+Every stage writes its data files first and `manifest.json` last, by rename. A folder without a manifest
+is unfinished and is begun again (or resumed by the stage's own journal); a folder whose manifest has the
+same fingerprint is done and is skipped.
 
 The fingerprint hashes what went in (settings, the fingerprints of the input folders, the package
 version), so a changed recipe or input repeats exactly the stages that depend on it.

@@ -146,6 +146,14 @@ def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
         raise InputError(f"recipe {name_or_path}: {_explain(error)}") from None
 
 
+def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe with dotted keys replaced: `changed(r, {"train.align.data": "x.jsonl"})`."""
+    tree = recipe.model_dump(mode="json")
+    for key, value in values.items():
+        _put(tree, key.split("."), value, f"{key}={value}")
+    return Recipe.model_validate(tree)
+
+
 def to_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 

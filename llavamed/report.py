@@ -23,7 +23,7 @@ _MEDIA = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "
 
 @dataclass
 class Block:
-    """One section. `html` is trusted (made here); everything a user wrote goes through the template's escaping."""
+    """One section; all of its text goes through the template's escaping."""
 
     title: str
     text: str = ""
@@ -31,6 +31,7 @@ class Block:
     rows: Sequence[Sequence[Any]] = ()
     figures: Sequence[str] = ()  # data URLs
     cards: Sequence[Mapping[str, Any]] = ()  # {"image": data URL or "", "title": str, "lines": [(name, text)]}
+    links: Sequence[tuple[str, str]] = ()  # (text, relative path)
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Page:
     def cards(self, title: str, cards: Sequence[Mapping[str, Any]], text: str = "") -> None:
         self.blocks.append(Block(title, text, cards=cards))
 
+    def links(self, title: str, links: Sequence[tuple[str, str]], text: str = "") -> None:
+        self.blocks.append(Block(title, text, links=links))
+
     def html(self) -> str:
         source = (resources.files("llavamed") / "report.html.jinja").read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -68,7 +72,7 @@ def image_url(data: bytes) -> str:
 
 
 def _figure_url(figure: Any) -> str:
-    # no date and a fixed salt in the metadata: the same curve is the same bytes
+    # no software version in the metadata: the same curve is the same bytes
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     return image_url(out.getvalue())

@@ -1,0 +1,348 @@
+"""The command line: one Typer app, a command a stage.
+
+Each command imports what it needs when it runs, so that `llavamed --help` answers at once. What a
+person can mend is one line on standard error and exit code 2; anything else is a defect of ours and
+shows its traceback with exit code 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from llavamed.errors import InputError
+
+app = typer.Typer(
+    name="llavamed",
+    help="Open-access biomedical literature in, a vision-language assistant and its proof out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    add_completion=False,
+)
+corpus_app = typer.Typer(no_args_is_help=True, help="Articles -> figure-caption pairs.", rich_markup_mode=None)
+instruct_app = typer.Typer(no_args_is_help=True, help="Pairs -> conversations.", rich_markup_mode=None)
+app.add_typer(corpus_app, name="corpus")
+app.add_typer(instruct_app, name="instruct")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set train.instruct.epochs=2")]
+Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (tiny, ...) or a .yaml file.")]
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder or an endpoint URL.")]
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-run"),
+    serve: Annotated[bool, typer.Option(help="Open the chat page's server at the end.")] = True,
+    port: int = 8000,
+    overrides: Set = [],  # noqa: B006 - typer wants a literal default
+    as_json: Json = False,
+) -> None:
+    """The whole pipeline on the built-in phantom world, then the chat page."""
+    from llavamed import recipe
+    from llavamed.demo.run import demo as run_demo
+
+    outcome = run_demo(recipe.load("tiny", overrides), out)
+    _finish(outcome, as_json)
+    if serve and outcome.model:
+        from llavamed.serve.app import serve as run_server
+
+        pictures = sorted((out / "world" / "benchmark" / "images").glob("*.png"))[:4]
+        run_server(str(outcome.model), port=port, examples=[(p, "What does this image show?") for p in pictures])
+
+
+@app.command()
+def run(name: RecipeName, out: Out = Path("run"), overrides: Set = [], as_json: Json = False) -> None:  # noqa: B006
+    """All stages that the recipe names."""
+    from llavamed import pipeline, recipe
+
+    _finish(pipeline.run(recipe.load(name, overrides), out), as_json)
+
+
+@corpus_app.command("build")
+def corpus_build(
+    articles: Annotated[Path, typer.Argument(help="Folder of JATS articles with images, or a zip.")],
+    out: Out = Path("corpus"),
+    licence: Annotated[str, typer.Option(help="commercial, noncommercial or any")] = "commercial",
+    overrides: Set = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Read articles, keep the figure-caption pairs that are whole and licensed."""
+    from llavamed import recipe
+    from llavamed.corpus.build import build
+
+    section = recipe.load("tiny", [f"corpus.licence={licence}", *overrides]).corpus
+    made = build(articles, out, section)
+    _funnel(made.counts, made.funnel, as_json)
+    print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@corpus_app.command("show")
+def corpus_show(
+    corpus: Path, key: str | None = None, limit: Annotated[int, typer.Option(min=1)] = 5, as_json: Json = False
+) -> None:
+    """Print pairs: caption, mentions, licence, domain."""
+    from llavamed.corpus.show import show
+
+    _rows(show(corpus, key, limit), as_json)
+
+
+@instruct_app.command("generate")
+def instruct_generate(
+    corpus: Path,
+    out: Out = Path("instruct"),
+    teacher: Annotated[str, typer.Option(help='"template" (offline) or an OpenAI-compatible base URL')] = "template",
+    teacher_model: Annotated[str, typer.Option(help="The model's name at that endpoint.")] = "",
+    mentions: Annotated[
+        bool, typer.Option("--with-mentions/--without-mentions", help="Show the teacher the sentences that cite it.")
+    ] = True,
+    count: Annotated[int | None, typer.Option(min=1, help="Conversations at most, balanced over domains.")] = None,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Write alignment examples and conversations from a corpus."""
+    from llavamed.instruct.generate import generate
+    from llavamed.recipe import InstructSection
+
+    section = InstructSection(teacher=teacher, teacher_model=teacher_model, mentions=mentions, count=count)
+    made = generate(corpus, out, section, seed)
+    _funnel(made.counts, made.funnel, as_json)
+    print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@instruct_app.command("import")
+def instruct_import(
+    source: Annotated[Path, typer.Argument(help="A LLaVA .json, our .jsonl, or a benchmark's folder.")],
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
+    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, phantom")],
+    split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
+) -> None:
+    """Turn other people's files into conversations; every problem is listed before anything is written."""
+    from llavamed.evaluate import benchmarks
+    from llavamed.instruct import formats
+    from llavamed.records import write_jsonl
+
+    if fmt in ("llava", "llavamed"):
+        conversations = formats.import_file(source, fmt)
+    else:
+        benchmark = benchmarks.load(fmt, source, split)
+        conversations = list(formats.from_questions(benchmark.questions))
+        print(f"images: {benchmark.images}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{out}: {write_jsonl(out, conversations):,} conversations")
+
+
+@instruct_app.command("show")
+def instruct_show(
+    data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
+    limit: Annotated[int, typer.Option(min=1)] = 3,
+    as_json: Json = False,
+) -> None:
+    """Print conversations beside the text they were made from."""
+    from llavamed.instruct.show import show
+
+    _rows(show(data, limit=limit), as_json)
+
+
+@app.command()
+def train(
+    name: RecipeName,
+    out: Out = Path("train"),
+    overrides: Set = [],  # noqa: B006
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Parameters, memory and steps; nothing is loaded.")
+    ] = False,
+    gpu_gb: Annotated[float, typer.Option("--gpu-gb", min=1, help="Memory to plan for.")] = 80,
+    as_json: Json = False,
+) -> None:
+    """The recipe's curriculum: align, then instruct, then finetune."""
+    from llavamed import recipe
+
+    settings = recipe.load(name, overrides)
+    if dry_run:
+        from llavamed.model.plan import plan
+
+        for title, columns, rows in plan(settings, gpu_gb * 1e9).tables():
+            _table(columns, rows, as_json, title)
+        return
+    from llavamed.train.run import train as run_training
+
+    made = run_training(settings, out, resume)
+    _funnel(made.counts, {}, as_json)
+    print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelName,
+    names: Annotated[list[str], typer.Argument(metavar="BENCHMARK...")],
+    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    out: Out = Path("eval"),
+    split: str = "test",
+    controls: Annotated[str, typer.Option(help="Comma-separated: real,blank,shuffled,noise")] = (
+        "real,blank,shuffled,noise"
+    ),
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(min=1)] = 32,
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Ask a model a benchmark's questions, with and without the right image, and score the answers."""
+    from llavamed import recipe
+    from llavamed.evaluate import show
+    from llavamed.evaluate.run import evaluate as run_evaluation
+
+    wanted = [
+        f"evaluate.{key}={value}"
+        for key, value in (
+            ("controls", f"[{controls}]"),
+            ("max_new_tokens", max_new_tokens),
+            ("batch_size", batch_size),
+        )
+    ]
+    section = recipe.load("tiny", wanted).evaluate
+    for name in names:
+        folder = out / name if len(names) > 1 else out
+        run_evaluation(model, name, data, folder, section, seed, split)
+        _scores(show.read(folder), as_json)
+        print(f"report: {folder / 'report.html'}", file=sys.stderr)
+
+
+@app.command()
+def score(
+    name: Annotated[str, typer.Argument(metavar="BENCHMARK")],
+    predictions: Annotated[Path, typer.Argument(help="JSONL with the benchmark's ids and the answers.")],
+    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    out: Out = Path("score"),
+    by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
+    split: str = "test",
+    as_json: Json = False,
+) -> None:
+    """Score a file of predictions: no model, no GPU."""
+    from llavamed.evaluate import show
+    from llavamed.evaluate.run import evaluate_predictions
+
+    evaluate_predictions(name, predictions, data, out, by_order, split)
+    _scores(show.read(out), as_json)
+    print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@app.command()
+def chat(
+    model: ModelName,
+    image: Annotated[Path | None, typer.Option(help="The image to talk about.")] = None,
+    ask: Annotated[str | None, typer.Option(help="One question, one answer.")] = None,
+) -> None:
+    """A terminal conversation about an image."""
+    from llavamed.engine import connect
+    from llavamed.serve import terminal
+
+    engine = connect(model)
+    if ask is not None:
+        terminal.ask(engine, image, ask, sys.stdout)
+    else:
+        terminal.chat(engine, [image] if image else [], sys.stdout)
+
+
+@app.command()
+def serve(
+    model: ModelName,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LLAVAMED_API_KEY", help="Bearer key that clients must send.")
+    ] = None,
+    page: Annotated[bool, typer.Option(help="The chat page at /.")] = True,
+) -> None:
+    """OpenAI-compatible API and chat page, one process."""
+    from llavamed.serve.app import serve as run_server
+
+    run_server(model, host, port, api_key, page=page)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """What this machine can do; what is missing and the command that installs it."""
+    from llavamed.doctor import examine
+
+    _table(["what", "found", "what to do"], examine(), as_json)
+
+
+def main() -> None:
+    try:
+        app()
+    except InputError as error:
+        print(f"llavamed: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _finish(outcome: Any, as_json: bool) -> None:
+    columns, rows = outcome.table()
+    if as_json:
+        _table(columns, rows, as_json)
+    else:
+        _table(columns, rows, as_json, "strict scores, % (95 % interval)")
+        _table(["stage", "seconds"], [[k, f"{v:.1f}"] for k, v in outcome.seconds.items()], as_json)
+    print(f"report: {outcome.out / 'report.html'}", file=sys.stderr)
+    if outcome.model:
+        print(f"model:  {outcome.model}", file=sys.stderr)
+
+
+def _scores(body: dict[str, Any], as_json: bool) -> None:
+    from llavamed.evaluate import show
+
+    if as_json:
+        print(json.dumps(body, indent=1))
+        return
+    for title, (columns, rows) in (
+        (f"{body['benchmark']}, {body['split']}, n = {body['n']}", show.headline(body)),
+        ("strict and official", show.rules(body)),
+        ("what the image is worth", show.gaps(body)),
+    ):
+        if rows:
+            _table(columns, rows, as_json, title)
+    print(show.verdict(body))
+
+
+def _funnel(counts: dict[str, int], funnel: dict[str, int], as_json: bool) -> None:
+    rows = [*counts.items(), *((f"dropped: {reason}", number) for reason, number in funnel.items())]
+    _table(["what", "count"], [[name, f"{number:,}" if not as_json else number] for name, number in rows], as_json)
+
+
+def _rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        for name, value in row.items():
+            if value not in ("", None, (), []):
+                print(f"{name:>10}  {value}")
+        print()
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], as_json: bool, title: str = "") -> None:
+    if as_json:
+        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title or None, title_justify="left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a log file has no width: do not fold the numbers
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

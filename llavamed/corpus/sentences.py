@@ -1,0 +1,64 @@
+"""Where the sentences of a scientific paragraph begin and end.
+
+The one hard thing is the full stop that ends nothing: "Fig. 2", "et al.", "e.g.", "J. R. Smith",
+"3.5 cm", "E. coli". A stop ends a sentence only if a space and a possible opening follow it. If the
+word before it is in the table of abbreviations or is an initial, the opening must also be a word
+that opens sentences and is nobody's name: "... chronic hepatitis C. The patient ...".
+"""
+
+from __future__ import annotations
+
+import re
+
+# Lower case, without the last stop.
+_ABBREVIATIONS = {
+    "fig", "figs", "eq", "eqs", "eqn", "ref", "refs", "tab", "suppl", "supp", "vol", "no", "nos", "sect", "ch",
+    "chap", "eds", "pl", "pls", "pp", "al", "e.g", "i.e", "cf", "viz", "vs", "ca", "approx", "resp", "dr", "prof",
+    "mr", "mrs", "ms", "st", "jr", "sr", "inc", "ltd", "co", "corp", "dept", "univ", "assoc", "int", "natl", "sp",
+    "spp", "subsp", "var", "incl", "excl",
+}  # fmt: skip
+_OPENERS = {
+    "all", "although", "an", "and", "as", "at", "after", "both", "but", "by", "during", "each", "for", "from",
+    "furthermore", "he", "here", "his", "however", "if", "in", "it", "its", "moreover", "most", "note", "of", "on",
+    "once", "one", "our", "she", "since", "some", "such", "that", "the", "their", "then", "there", "therefore",
+    "these", "they", "this", "those", "thus", "to", "two", "until", "we", "when", "where", "whereas", "while",
+    "with",
+}  # fmt: skip
+
+# A run of stops, what may close after it (quotes, brackets, a superscript citation that lost its
+# raising), then space and something that can open a sentence.
+_STOP = re.compile(
+    r"""(?<![.!?])(?P<stop>[.!?]+)(?:["'”’)\]]+|\[\d[\d, –-]*\]|(?<=[a-z)\]]\.)\d{1,3}(?:[,–-]\d{1,3})*)?\s+"""
+    r"""(?=["'“‘(\[]*(?P<next>[A-ZÀ-ÖØ-ÞΑ-Ω0-9]\w*))"""
+)
+
+
+def spans(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each sentence in `text`, whose white space is single spaces; those between are left out."""
+    found, start = [], 0
+    for match in _STOP.finditer(text):
+        word = text[text.rfind(" ", start, match.start()) + 1 : match.start()]
+        if match["stop"] != "." or match["next"].lower() in _OPENERS or not _is_short(word[-40:]):
+            found.append((start, len(text[start : match.end()].rstrip()) + start))
+            start = match.end()
+    if text[start:].strip():
+        found.append((start, len(text.rstrip())))
+    return found
+
+
+def split(text: str) -> list[str]:
+    return [text[start:end] for start, end in spans(text)]
+
+
+def _is_short(word: str) -> bool:
+    """An abbreviation or an initial, also when glued to what stands before it: "(e.g", "Fig.1,Tab", "J.R"."""
+    word = word.lower().lstrip("([{\"'“‘")
+    return (
+        word in _ABBREVIATIONS
+        or bool(re.search(r"(?:^|[^\w.])(?:\w\.)*[^\W\d_]$", word))
+        or _tail(word) in _ABBREVIATIONS
+    )
+
+
+def _tail(word: str) -> str:
+    return re.split(r"[^\w.]", word)[-1]

@@ -1,0 +1,202 @@
+"""A corpus on disk: WebDataset shards and one Parquet index that knows where each image lies in them.
+
+    shard-000000.tar     <key>.jpg, <key>.txt (the caption), <key>.json (the Pair), next key, ...
+    index.parquet        key, shard, offset, size, and every field of the Pair as a column
+
+The tar files stream through any WebDataset reader; the index gives random access by one `seek`, and
+can be asked questions by DuckDB, polars or pandas without opening a shard.
+
+The hard thing is that equal input must be equal bytes, so that a corpus can be compared and cached by
+hash: every member has time 0, owner 0, mode 0644, and members are written in the order they come.
+A picture keeps the bytes it was published with if browsers can show them; TIFF and BMP become PNG.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from llavamed import manifest
+from llavamed.errors import InputError
+from llavamed.records import Pair
+
+INDEX = "index.parquet"
+PAIRS_PER_SHARD = 1000
+_HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
+_KEY_LENGTH = 80  # a tar header holds names of 100 bytes
+
+# First bytes of the formats that are kept as they are.
+_KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
+
+_TYPES = {"str": pa.string(), "int": pa.int32(), "float": pa.float64(), "bool": pa.bool_()}
+_MENTION = pa.struct([(name, pa.string()) for name in ("sentence", "paragraph", "section", "panels")])
+_SCHEMA = pa.schema(
+    [("key", pa.string()), ("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
+    + [
+        (f.name, pa.list_(_MENTION) if f.name == "mentions" else _TYPES[str(f.type)])
+        for f in fields(Pair)
+        if f.name != "key"
+    ]
+)
+
+
+def make_key(article: str, figure: str, taken: set[str]) -> str:
+    """A key unique among `taken` (and added to it), of letters, digits, `_` and `-` alone: WebDataset ends
+    a key at the first dot."""
+    plain = "_".join(re.sub(r"[^A-Za-z0-9_-]+", "-", part).strip("-") or "x" for part in (article, figure))
+    if len(plain) > _KEY_LENGTH:
+        plain = f"{plain[: _KEY_LENGTH - 11]}-{hashlib.sha256(plain.encode()).hexdigest()[:10]}"
+    key, count = plain, 1
+    while key in taken:
+        count += 1
+        key = f"{plain}-{count}"
+    taken.add(key)
+    return key
+
+
+def as_stored(data: bytes, image: Image.Image) -> tuple[str, bytes]:
+    """(extension, bytes) of a picture in a shard: the bytes it came with, or PNG made from the decoded `image`."""
+    for magic, extension in _KEPT:
+        if data.startswith(magic):
+            return extension, data
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp", data
+    out = io.BytesIO()
+    image.save(out, format="PNG")
+    return "png", out.getvalue()
+
+
+class CorpusWriter:
+    """Writes pairs in the order they come. A context manager; the index is whole when it is left without error.
+
+    The folder is a corpus only once its manifest is written, which is the caller's last step.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+        self._tar: tarfile.TarFile | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._index = pq.ParquetWriter(folder / INDEX, _SCHEMA, compression="zstd")
+
+    def add(self, pair: Pair, data: bytes) -> None:
+        """`data` are the bytes of the member `pair.file`."""
+        if self.count % PAIRS_PER_SHARD == 0:
+            self._close_shard()
+            self._tar = tarfile.open(self._shard(), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        assert self._tar is not None
+        assert pair.file.partition(".")[0] == pair.key, f"{pair.file} is not a member for {pair.key}"
+        offset = self._member(pair.file, data)
+        self._member(f"{pair.key}.txt", pair.caption.encode())
+        self._member(f"{pair.key}.json", json.dumps(pair.to_json(), ensure_ascii=False, sort_keys=True).encode())
+        self._rows.append({**pair.to_json(), "shard": self._shard().name, "offset": offset, "size": len(data)})
+        self.count += 1
+
+    def _member(self, name: str, data: bytes) -> int:
+        """Append one file; returns where its bytes begin in the shard."""
+        assert self._tar is not None
+        info = tarfile.TarInfo(name)  # its defaults are time 0, owner 0, mode 0644
+        info.size = len(data)
+        self._tar.addfile(info, io.BytesIO(data))
+        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        return self._tar.offset - padded
+
+    def _shard(self) -> Path:
+        return self.folder / f"shard-{self.count // PAIRS_PER_SHARD:06d}.tar"
+
+    def _close_shard(self) -> None:
+        if self._tar is not None:
+            self._tar.close()
+            self._tar = None
+        if self._rows:
+            self._index.write_table(pa.Table.from_pylist(self._rows, _SCHEMA))
+            self._rows = []
+
+    def __enter__(self) -> CorpusWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close_shard()
+        self._index.close()
+
+
+class Corpus:
+    """A finished corpus folder. Raises InputError if it is not one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        body = manifest.require(folder, "corpus", _HINT)
+        self.fingerprint: str = body["fingerprint"]
+        try:
+            self._index = pq.ParquetFile(folder / INDEX)
+            places = self._index.read(columns=["key", "shard", "offset", "size"]).to_pydict()
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{folder / INDEX}: cannot be read ({error}); build the corpus again") from None
+        rows = zip(places["shard"], places["offset"], places["size"], strict=True)
+        self._places: dict[str, tuple[str, int, int]] = dict(zip(places["key"], rows, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def keys(self) -> list[str]:
+        return list(self._places)
+
+    def pairs(self) -> Iterator[Pair]:
+        """All pairs in the order of the index, read in batches."""
+        for batch in self._index.iter_batches(batch_size=PAIRS_PER_SHARD):
+            for row in batch.to_pylist():
+                yield Pair.from_json(row)
+
+    def image(self, key: str) -> bytes:
+        """The bytes of a pair's image. Safe in threads and forked workers: it holds no open file."""
+        if key not in self._places:
+            raise InputError(f"{self.folder}: no image with the key {key!r} in this corpus")
+        shard, offset, size = self._places[key]
+        if Path(shard).name != shard:
+            raise InputError(f"{self.folder / INDEX}: the shard {shard!r} is not a file name; build the corpus again")
+        try:
+            with (self.folder / shard).open("rb") as data:
+                data.seek(offset)
+                found = data.read(size)
+        except OSError as error:
+            raise InputError(f"{self.folder / shard}: {error.strerror}; build the corpus again") from None
+        if len(found) != size:
+            raise InputError(f"{self.folder / shard}: ends before the image {key!r}; build the corpus again")
+        return found
+
+
+def open_images(root: Path) -> Callable[[str], bytes]:
+    """How to get an image's bytes by key: from a corpus, or by relative path from any folder of image files.
+
+    The function raises InputError naming the key if there is no such image, or if the path leads out of `root`.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give a corpus, or a folder of image files")
+    if (root / INDEX).is_file():
+        return Corpus(root).image
+    inside = root.resolve()
+
+    def image(key: str) -> bytes:
+        path = Path(key)
+        if path.is_absolute() or ".." in path.parts or not (inside / path).resolve().is_relative_to(inside):
+            raise InputError(f"image {key!r}: leads out of {root}; give a path below it")
+        try:
+            return (inside / path).read_bytes()
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            raise InputError(f"image {key!r}: no such file in {root}") from None
+
+    return image

@@ -1,0 +1,167 @@
+"""What a person reads about a corpus: `ATTRIBUTION.md` and `report.html`.
+
+A `Summary` is filled while the corpus is built. Its sample of pairs is the 24 whose keys have the
+smallest hashes: spread over all articles, the same in every build, and known without a second pass.
+Pairs with an image come before pairs without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from llavamed.manifest import Manifest, write_atomic
+from llavamed.recipe import CorpusSection
+from llavamed.records import Pair
+from llavamed.report import Page, image_url
+
+ATTRIBUTION = "ATTRIBUTION.md"
+REPORT = "report.html"
+_SAMPLES = 24
+_THUMBNAIL = (320, 320)  # pixels
+_ROWS = 50  # articles left out that the page names
+
+# What the reasons mean, for the page.
+_MEANING = {
+    "not_xml": "the file is not XML, or cut short",
+    "not_jats": "XML, but no <article>",
+    "retracted": "the metadata says it is retracted",
+    "superseded": "a later version of the article is here",
+    "too_large": "the file is too large to be an article",
+    "unreadable": "the file cannot be opened",
+    "zip_damaged": "the zip, or this file in it, is damaged",
+    "zip_encrypted": "the zip is encrypted",
+    "licence_unknown": "no licence that is recognised",
+    "licence_excluded": "the recipe's policy does not permit its licence",
+    "caption_too_short": "fewer words than corpus.min_caption_words",
+    "no_graphic": "the figure names no image",
+    "image_missing": "the image is not beside the article; listed in without_image.jsonl",
+    "image_empty": "an empty file",
+    "image_truncated": "the image ends too early",
+    "image_damaged": "the image is damaged",
+    "image_too_many_pixels": "more pixels than corpus.max_pixels",
+    "image_too_large": "the file is too large to be an image",
+    "image_unreadable": "the image file cannot be opened",
+    "image_zip_damaged": "the image is damaged in its zip",
+    "image_zip_encrypted": "the zip is encrypted",
+    "not_an_image": "no JPEG, PNG, WEBP, TIFF, BMP or GIF",
+    "too_small": "the short side is under corpus.min_side",
+    "too_elongated": "the sides' ratio is over corpus.max_aspect",
+    "near_constant": "a blank or single-coloured image",
+}
+
+
+class Summary:
+    """Counts of one build, by what and by reason."""
+
+    def __init__(self, articles: str, section: CorpusSection) -> None:
+        self.articles, self.section = articles, section
+        names = ("articles", "articles_left_out", "figures", "figure_images", "mentions", "citations_unresolved")
+        self.counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self.funnel: Counter[str] = Counter()
+        self.articles_funnel: Counter[str] = Counter()
+        self.domains: Counter[str] = Counter()
+        self.licences: Counter[str] = Counter()
+        self.left_out: list[dict[str, str]] = []
+        self._credits: dict[str, Pair] = {}  # article -> its first pair
+        self._samples: list[tuple[bool, str, Pair, str]] = []  # (no image, hash of the key, pair, image URL)
+
+    def leave_out(self, where: str, reason: str, message: str) -> None:
+        """Count an article that is not read."""
+        self.counts["articles_left_out"] += 1
+        self.articles_funnel[reason] += 1
+        self.left_out.append({"where": where, "reason": reason, "message": message})
+
+    def keep(self, pair: Pair) -> None:
+        """Count a pair that is written."""
+        kind = f"{pair.domain} (plot or diagram)" if pair.is_plot else pair.domain
+        self.domains[kind] += 1
+        self.licences[pair.licence] += 1
+        self._credits.setdefault(pair.article, pair)
+
+    def show(self, pair: Pair, image: Image.Image | None) -> None:
+        """Take the pair into the page's sample if its hash is among the smallest."""
+        rank = (image is None, hashlib.sha256(pair.key.encode()).hexdigest())
+        if len(self._samples) == _SAMPLES and rank > self._samples[-1][:2]:
+            return
+        self._samples.append((*rank, pair, _thumbnail(image) if image is not None else ""))
+        self._samples.sort(key=lambda sample: sample[:2])
+        del self._samples[_SAMPLES:]
+
+    def write(self, out: Path, result: Manifest) -> None:
+        write_atomic(out / ATTRIBUTION, self._attribution())
+        self._page(result).write(out / REPORT)
+
+    def _attribution(self) -> str:
+        lines = [
+            "# Attribution",
+            "",
+            "The figures and texts of this corpus come from the articles below, under the licence named with each.",
+            "Articles of PubMed Central are courtesy of the U.S. National Library of Medicine. Retractions and new",
+            "versions after the day of download are not reflected here.",
+            "",
+        ]
+        for name, pair in sorted(self._credits.items()):
+            link = f" https://doi.org/{pair.doi}" if pair.doi else ""
+            lines.append(f"- {pair.title or name} ({name}). {pair.licence}.{link}")
+        return "\n".join(lines) + "\n"
+
+    def _page(self, result: Manifest) -> Page:
+        counts = result.counts
+        page = Page(
+            "Corpus",
+            f"Pairs of figure and text from {self.articles}; licence policy: {self.section.licence}.",
+            {name: f"{counts[name]:,}" for name in ("articles", "figures", "mentions", "pairs")},
+        )
+        page.table(
+            "Articles", ("", "articles", "meaning"), self._rows("used", counts["articles"], self.articles_funnel)
+        )
+        page.table(
+            "Figures",
+            ("", "images", "meaning"),
+            [
+                ("named by the articles", f"{counts['figure_images']:,}", "one for each image of a figure"),
+                *self._rows("pairs", counts["pairs"], self.funnel),
+            ],
+            "Each image that is left out is counted once, under the first check that it fails.",
+        )
+        page.table(
+            "Domains", ("domain", "pairs"), _by_count(self.domains), "By the words of the caption, mentions and title."
+        )
+        page.table("Licences", ("licence", "pairs"), _by_count(self.licences))
+        if self.left_out:
+            named = [(row["where"], row["reason"], row["message"]) for row in self.left_out[:_ROWS]]
+            page.table("Articles left out", ("file", "reason", "message"), named, f"The first {len(named)} of them.")
+        if self._samples:
+            page.cards("A sample", [_card(pair, url) for _, _, pair, url in self._samples])
+        return page
+
+    @staticmethod
+    def _rows(first: str, count: int, funnel: Counter[str]) -> list[tuple[str, str, str]]:
+        dropped = [(reason, f"-{n:,}", _MEANING.get(reason, "")) for reason, n in funnel.most_common()]
+        return [*dropped, (first, f"{count:,}", "")]
+
+
+def _by_count(counter: Counter[str]) -> list[tuple[str, str]]:
+    return [(name, f"{count:,}") for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _card(pair: Pair, url: str) -> dict[str, Any]:
+    lines = [("caption", pair.caption)]
+    lines += [(f"mention {mention.panels}".strip(), mention.sentence) for mention in pair.mentions[:3]]
+    kind = ", ".join([pair.domain, *["plot"] * pair.is_plot, *["compound"] * pair.is_compound, pair.licence])
+    lines.append(("kind", kind if url else f"{kind}; the image is missing"))
+    return {"image": url, "title": f"{pair.key} {pair.label}".strip(), "lines": lines}
+
+
+def _thumbnail(image: Image.Image) -> str:
+    small = image.copy()
+    small.thumbnail(_THUMBNAIL)
+    out = io.BytesIO()
+    small.save(out, format="JPEG", quality=80)
+    return image_url(out.getvalue())

@@ -1,0 +1,382 @@
+"""Make the tiny base parts: a vision tower and a language model that have seen the phantom world before.
+
+    python -m llavamed.demo.pretrain --out llavamed/demo/base
+
+LLaVA-Med starts from a pretrained CLIP and a pretrained language model and learns only to join them.
+For the demo to mean the same, its parts are pretrained too, apart from each other and apart from the
+demo: from other seeds, in other words (`wording.PRETRAIN_*`).
+
+- The tower is a CLIP vision transformer trained with the contrastive loss of CLIP (Radford et al.,
+  2021) against a bag-of-words text encoder, which is thrown away. The image vector is the mean of
+  the patch tokens, not the class token, because LLaVA reads the patches; a batch is drawn from few
+  scenes, so that telling its captions apart takes the side, the size and the count.
+- The language model is a Mistral trained on texts about phantom pictures and on questions answered
+  from such texts: it can read and answer, and has never seen an image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    CLIPImageProcessorPil,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from llavamed.demo import wording as w
+from llavamed.demo.draw import draw
+from llavamed.demo.truth import DOMAIN_NAMES, Truth, sample
+from llavamed.progress import Progress
+
+SEED = 20_240_229  # the demo's streams start from [purpose, its own seed]; see articles.py
+IMAGE_SIZE, PATCH_SIZE, DRAWN_SIZE = 96, 16, 160  # pixels
+VOCABULARY = 1024
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]")
+KINDS = ("modality", "organ", "finding", "side", "size", "count")
+
+
+# ---------------------------------------------------------------- text
+
+
+def pretrain_caption(truth: Truth, rng: np.random.Generator) -> str:
+    modality = w.choose(rng, (DOMAIN_NAMES[truth.domain], *w.CAPTION_MODALITY[truth.domain]))
+    if truth.normal:
+        text = w.choose(rng, w.PRETRAIN_NORMAL).format(domain=modality, organ=truth.organ)
+        return w.capital(text)
+    forms = w.FINDING_FORMS[truth.finding][rng.integers(len(w.FINDING_FORMS[truth.finding]))]
+    size = w.choose(rng, w.SIZE_FORMS[truth.size]) if truth.size else ""
+    place = w.choose(rng, w.SIDE_PLACES[truth.organ]).format(side=truth.side) if truth.side else ""
+    finding = w.finding_phrase(truth, forms, size, True, rng)
+    text = w.choose(rng, w.PRETRAIN_CAPTIONS).format(
+        domain=modality, organ=truth.organ, finding=finding, Finding=w.capital(finding), place=place
+    )
+    return w.capital(" ".join(text.split()).replace(" .", ".").replace(" ,", ","))
+
+
+def keywords(truth: Truth, rng: np.random.Generator) -> str:
+    """The facts as a shuffled bag of words with repeats: what projected image tokens will look like."""
+    values = [w.fact(truth, kind) or ("normal" if kind == "finding" else "") for kind in KINDS]
+    words = [value for value in values if value for _ in range(rng.integers(1, 4))]
+    rng.shuffle(words)
+    return " ".join(words)
+
+
+def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, str] | None:
+    """A question in the pretraining's words with its answer, or None where the drawn kind does not apply."""
+    kind = w.choose(rng, tuple(w.PRETRAIN_QUESTIONS))
+    name, form = kind.split("_")
+    question = w.choose(rng, w.PRETRAIN_QUESTIONS[kind])
+    forms = w.FINDING_FORMS.get(truth.finding, (("finding", "findings"),))
+    noun, nouns = forms[rng.integers(len(forms))]
+    if name == "abnormal":
+        answer = w.choose(rng, w.PRETRAIN_ANSWERS["no" if truth.normal else "yes"])
+        return question, answer
+    value = w.fact(truth, name)
+    if form == "open":
+        if not value:
+            return None
+        answer = w.choose(rng, w.PRETRAIN_ANSWERS["open"]).format(x=w.candidate(name, value))
+    else:
+        others = [v for v in w.plausible(truth, name) if v != value]
+        if not others or (not value and name != "finding"):
+            return None
+        right = bool(value) and rng.random() < 0.5
+        shown = value if right else w.choose(rng, tuple(others))
+        question = question.replace("{x}", w.candidate(name, shown))
+        answer = w.choose(rng, w.PRETRAIN_ANSWERS["yes" if right else "no"])
+    return question.replace("{noun}", noun).replace("{nouns}", nouns), w.capital(answer)
+
+
+def pretrain_text(rng: np.random.Generator) -> str:
+    """One document: a caption, or a context with a description or questions and answers about it."""
+    truth = sample(rng)
+    style = rng.random()
+    if style < 0.15:
+        return pretrain_caption(truth, rng)
+    context = keywords(truth, rng) if rng.random() < 0.6 else pretrain_caption(truth, rng)
+    if style < 0.35:
+        ask = w.choose(rng, ("Describe it.", "What do you see?", "Tell me what it shows.", "State the report."))
+        return f"[INST] {context}\n{ask} [/INST] {pretrain_caption(truth, rng)}</s>"
+    turns: list[str] = []
+    while len(turns) < 3:
+        pair = question_and_answer(truth, rng)
+        if pair:
+            before = f"{context}\n" if not turns else ""
+            turns.append(f"[INST] {before}{pair[0]} [/INST] {pair[1]}</s>")
+    return "".join(turns)
+
+
+def train_tokenizer(documents: int = 20_000) -> PreTrainedTokenizerFast:
+    rng = np.random.default_rng([SEED, 1])
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=list(SPECIAL_TOKENS),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    special = tuple(t for t in SPECIAL_TOKENS if t.startswith("[") or t == "</s>")
+    texts = (pretrain_text(rng) for _ in range(documents))
+    tokenizer.train_from_iterator((_without(text, special) for text in texts), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        additional_special_tokens=["<image>", "[INST]", "[/INST]"],
+        clean_up_tokenization_spaces=False,
+        model_max_length=2048,
+    )
+
+
+def _without(text: str, tokens: tuple[str, ...]) -> str:
+    for token in tokens:
+        text = text.replace(token, "\n")
+    return text
+
+
+# ---------------------------------------------------------------- vision tower
+
+
+class BagOfWords(nn.Module):
+    """The contrastive loss's text side: the mean of word vectors, one hidden layer. (batch, words) -> (batch, dim)."""
+
+    def __init__(self, vocabulary: int, dim: int) -> None:
+        super().__init__()
+        self.words = nn.EmbeddingBag(vocabulary, dim, mode="mean", padding_idx=3)
+        self.out = nn.Sequential(nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        vectors: Tensor = self.out(self.words(ids))
+        return vectors
+
+
+def draw_examples(count: int, stream: int) -> tuple[list[Truth], Tensor]:
+    """`count` truths and their pictures as the image processor sees them, (count, 3, 96, 96) uint8."""
+    rng = np.random.default_rng([SEED, 2, stream])
+    truths, pictures = [], np.empty((count, IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+    with Progress("drawing", count, "images") as progress:
+        for index in range(count):
+            truth = sample(rng)
+            picture = Image.fromarray(draw(truth, rng, DRAWN_SIZE))
+            pictures[index] = np.asarray(picture.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC))
+            truths.append(truth)
+            progress.advance()
+    return truths, torch.from_numpy(pictures).permute(0, 3, 1, 2)
+
+
+def normalise(pictures: Tensor, processor: CLIPImageProcessorPil) -> Tensor:
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (processor.image_mean, processor.image_std))
+    return (pictures.float() / 255 - mean) / std
+
+
+def scene_batches(truths: list[Truth], batch: int, rng: np.random.Generator) -> Any:
+    """Endless batches of indices, each from one to four scenes: hard negatives differ in one fact."""
+    scenes: dict[tuple[str, str], list[int]] = {}
+    for index, truth in enumerate(truths):
+        scenes.setdefault((truth.domain, truth.organ), []).append(index)
+    names = list(scenes)
+    while True:
+        chosen = rng.choice(len(names), rng.integers(1, 5), replace=False)
+        pool = np.concatenate([scenes[names[i]] for i in chosen])
+        yield rng.choice(pool, min(batch, len(pool)), replace=False)
+
+
+def train_tower(
+    tokenizer: PreTrainedTokenizerFast, images: int, steps: int, batch: int = 96
+) -> tuple[CLIPVisionModel, CLIPImageProcessorPil]:
+    torch.manual_seed(SEED)
+    rng = np.random.default_rng([SEED, 3])
+    processor = CLIPImageProcessorPil(
+        size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}, do_center_crop=False, resample=Image.Resampling.BICUBIC
+    )
+    config = CLIPVisionConfig(
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        image_size=IMAGE_SIZE,
+        patch_size=PATCH_SIZE,
+        projection_dim=128,
+    )
+    tower = CLIPVisionModel(config)
+    text = BagOfWords(len(tokenizer), 128)
+    image_out = nn.Linear(128, 128)
+    scale = nn.Parameter(torch.tensor(math.log(10.0)))
+    truths, pictures = draw_examples(images, stream=0)
+    parameters = [*tower.parameters(), *text.parameters(), *image_out.parameters(), scale]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
+    schedule = _schedule(optimizer, steps)
+    groups = {truth: number for number, truth in enumerate(dict.fromkeys(truths))}
+    with Progress("vision tower", steps, "steps") as progress:
+        for step, chosen in zip(range(steps), scene_batches(truths, batch, rng), strict=False):
+            captions = [pretrain_caption(truths[i], rng) for i in chosen]
+            ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
+            group = torch.tensor([groups[truths[i]] for i in chosen])
+            same = (group[:, None] == group[None]).float()
+            target = same / same.sum(1, keepdim=True)  # equal truths are all right answers
+            shift = tuple(int(s) for s in rng.integers(-3, 4, 2))
+            moved = torch.roll(pictures[torch.from_numpy(chosen)], shift, (2, 3))
+            patches = tower(normalise(moved, processor)).last_hidden_state[:, 1:]
+            image_vector = F.normalize(image_out(patches.mean(1)), dim=-1)
+            text_vector = F.normalize(text(ids), dim=-1)
+            logits = scale.exp().clamp(max=100) * image_vector @ text_vector.T
+            loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            floor = -(target * target.clamp_min(1e-9).log()).sum(1).mean()  # the entropy of equal truths
+            _step(optimizer, schedule, loss, parameters)
+            progress.advance(note=f"loss {loss.item() - floor.item():.3f}")
+            if step % 250 == 0:
+                print(f"step {step} excess loss {loss.item() - floor.item():.3f}", flush=True)
+    return tower.eval(), processor
+
+
+@torch.no_grad()
+def probe(tower: CLIPVisionModel, processor: CLIPImageProcessorPil, count: int = 3000) -> dict[str, float]:
+    """Held-out accuracy of a linear probe on the features that LLaVA reads (layer -2, patches), per fact."""
+    truths, pictures = draw_examples(count, stream=1)
+    features = []
+    for part in pictures.split(250):
+        hidden = tower(normalise(part, processor), output_hidden_states=True).hidden_states[-2][:, 1:]
+        features.append(torch.cat([hidden.mean(1), hidden.amax(1), hidden.amin(1)], 1))
+    x = torch.cat(features)
+    x = (x - x.mean(0)) / x.std(0)
+    found = {}
+    for kind in KINDS:
+        values = [w.fact(t, kind) for t in truths]
+        rows = torch.tensor([i for i, v in enumerate(values) if v])
+        names = sorted({values[i] for i in rows.tolist()})
+        y = torch.tensor([names.index(values[i]) for i in rows.tolist()])
+        cut = int(len(rows) * 0.7)
+        with torch.enable_grad():
+            line = nn.Linear(x.shape[1], len(names))
+            optimizer = torch.optim.LBFGS(line.parameters(), max_iter=200)
+
+            def closure(line: nn.Linear = line, rows: Tensor = rows, y: Tensor = y, cut: int = cut) -> Tensor:
+                line.zero_grad()
+                loss = F.cross_entropy(line(x[rows[:cut]]), y[:cut]) + 1e-4 * line.weight.square().sum()
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+        found[kind] = (line(x[rows[cut:]]).argmax(1) == y[cut:]).float().mean().item()
+    return found
+
+
+# ---------------------------------------------------------------- language model
+
+
+def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: int = 48) -> MistralForCausalLM:
+    torch.manual_seed(SEED)
+    rng = np.random.default_rng([SEED, 4])
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        sliding_window=None,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = MistralForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = _schedule(optimizer, steps)
+    with Progress("language model", steps, "steps") as progress:
+        for step in range(steps):
+            texts = ["<s>" + pretrain_text(rng) for _ in range(batch)]
+            encoded = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
+            labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
+            loss = model(input_ids=encoded.input_ids, labels=labels, use_cache=False).loss
+            _step(optimizer, schedule, loss, list(model.parameters()))
+            progress.advance(note=f"loss {loss.item():.3f}")
+            if step % 250 == 0:
+                print(f"step {step} loss {loss.item():.3f}", flush=True)
+    return model.eval()
+
+
+def reading_accuracy(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 400) -> float:
+    """Share of closed questions about a held-out text that the language model answers right (chance 0.5)."""
+    rng = np.random.default_rng([SEED, 5])
+    right = total = 0
+    while total < count:
+        truth = sample(rng)
+        pair = question_and_answer(truth, rng)
+        if pair is None or not pair[1].startswith(("Yes", "No")):
+            continue
+        prompt = f"<s>[INST] {keywords(truth, rng)}\n{pair[0]} [/INST]"
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False).input_ids
+        answer = tokenizer.decode(model.generate(ids, max_new_tokens=2, do_sample=False)[0, ids.shape[1] :])
+        right += answer.strip().startswith(pair[1].split(".")[0].split(",")[0])
+        total += 1
+    return right / total
+
+
+def _schedule(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    warm = max(1, steps // 20)
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min((s + 1) / warm, 0.5 * (1 + math.cos(math.pi * s / steps)) + 0.01)
+    )
+
+
+def _step(optimizer: Any, schedule: Any, loss: Tensor, parameters: list[Any]) -> None:
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    optimizer.step()
+    schedule.step()
+    optimizer.zero_grad()
+
+
+# ---------------------------------------------------------------- the shipped folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "base")
+    parser.add_argument("--only", choices=("vision_tower", "language_model"), help="remake one part")
+    parser.add_argument("--images", type=int, default=16_000)
+    parser.add_argument("--vision-steps", type=int, default=1_600)
+    parser.add_argument("--language-steps", type=int, default=3_600)
+    args = parser.parse_args()
+    began = time.monotonic()
+    tokenizer = train_tokenizer()
+    if args.only in (None, "vision_tower"):
+        tower, processor = train_tower(tokenizer, args.images, args.vision_steps)
+        _save(tower.half(), args.out / "vision_tower", processor)
+        print({k: round(v, 3) for k, v in probe(tower.float(), processor).items()})
+    if args.only in (None, "language_model"):
+        model = train_language_model(tokenizer, args.language_steps)
+        _save(model.half(), args.out / "language_model", tokenizer)
+        print("reading accuracy", reading_accuracy(model.float(), tokenizer))
+    print(f"took {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+def _save(model: Any, folder: Path, companion: Any) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    companion.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main()

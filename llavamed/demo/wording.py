@@ -1,0 +1,294 @@
+"""How the phantom world's truths are put into words.
+
+Three vocabularies that must stay apart, or the demo would prove nothing:
+
+- `CAPTION_*`, `MENTIONS`: what the demo's articles say (the teacher and the training see only these);
+- `HELD_OUT`: the questions of the phantom benchmark, worded as nothing in training is;
+- `PRETRAIN_*`: what the tiny language model was pretrained on, before and apart from the demo.
+
+Sentences are tables of templates; the functions below only fill them in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llavamed.demo.truth import DOMAIN_NAMES, NONE, SIDES, SIZES, Truth, findings_of, organs_of
+
+COUNT_WORDS = {1: "one", 2: "two", 3: "three"}
+
+# canonical finding -> (singular, plural) forms a text may use
+FINDING_FORMS: dict[str, tuple[tuple[str, str], ...]] = {
+    "nodule": (("nodule", "nodules"), ("pulmonary nodule", "pulmonary nodules")),
+    "effusion": (("pleural effusion", "pleural effusions"), ("effusion", "effusions")),
+    "opacity": (("opacity", "opacities"), ("consolidation", "consolidations")),
+    "haemorrhage": (("haemorrhage", "haemorrhages"), ("hemorrhage", "hemorrhages")),
+    "stone": (("stone", "stones"), ("calculus", "calculi")),
+    "cyst": (("cyst", "cysts"), ("simple cyst", "simple cysts")),
+    "tumour": (("tumour", "tumours"), ("mass", "masses"), ("neoplasm", "neoplasms")),
+    "infarct": (("infarct", "infarcts"), ("infarction", "infarctions")),
+    "inflammation": (("focus of inflammation", "foci of inflammation"), ("inflammatory focus", "inflammatory foci")),
+    "necrosis": (("area of necrosis", "areas of necrosis"), ("necrotic area", "necrotic areas")),
+    "disc herniation": (("disc herniation", "disc herniations"), ("herniated disc", "herniated discs")),
+}
+SIZE_FORMS = {"small": ("small", "tiny", "minute"), "large": ("large", "sizeable", "extensive")}
+SIDE_PLACES = {  # organ -> places, for findings that have a side
+    "lung": ("in the {side} lung", "on the {side} side", "in the {side} hemithorax"),
+    "brain": ("in the {side} hemisphere", "on the {side} side", "in the {side} cerebral hemisphere"),
+    "kidney": ("in the {side} kidney", "on the {side} side"),
+}
+
+CAPTION_MODALITY: dict[str, tuple[str, ...]] = {
+    "chest_xray": ("Chest radiograph", "Posteroanterior chest X-ray", "Frontal chest radiograph", "Chest X-ray"),
+    "ct_scan": ("Axial CT", "Computed tomography (CT)", "Contrast-enhanced CT", "CT image"),
+    "mri": ("T2-weighted MRI", "Magnetic resonance imaging (MRI)", "MRI", "Fat-suppressed MRI"),
+    "histology": ("Histology", "Photomicrograph (H&E stain)", "Histological section", "Histopathology"),
+    "gross": ("Gross photograph", "Macroscopic view", "Gross specimen", "Gross pathology"),
+}
+CAPTION_FOUND = (
+    "{modality} of the {organ} showing {finding} {place}.",
+    "{modality} of the {organ}. There is {finding} {place}.",
+    "{modality} of the {organ} demonstrates {finding} {place}.",
+    "{modality} of the {organ} obtained at presentation reveals {finding} {place}.",
+    "{modality} of the {organ} with {finding} {place}.",
+)
+CAPTION_NORMAL = (
+    "{modality} of the {organ}. No abnormality is seen.",
+    "{modality} of the {organ}, normal appearance.",
+    "{modality} of the {organ} without abnormality.",
+    "{modality} of the {organ}. The appearance is unremarkable.",
+)
+CAPTION_FILLER = (
+    "",
+    "",
+    "",
+    "Scale and exposure are as acquired.",
+    "Image quality is adequate for assessment.",
+    "The examination was performed on the day of admission, and the image is shown as it was stored in the archive of"
+    " the department, without any further processing or annotation by the authors of this report.",
+)
+MENTIONS = {
+    "side": (
+        "As seen in {figure}, the {noun} lay on the {side} side.",
+        "The {noun} was located on the {side} side ({figure}).",
+        "{figure} places the {noun} on the {side} side.",
+    ),
+    "size": (
+        "The {noun} was {size} ({figure}).",
+        "In {figure} the {noun} appears {size}.",
+        "On review the {noun} proved to be {size}, as {figure} shows.",
+    ),
+    "count": (
+        "{Count} {nouns} were counted ({figure}).",
+        "Careful reading of {figure} identified {count} {nouns}.",
+        "In {figure}, {count} {nouns} can be told apart.",
+    ),
+    "plain": (
+        "The findings are shown in {figure}.",
+        "Representative imaging is given in {figure}.",
+        "Details of the examination are presented in {figure}.",
+    ),
+    "other": (
+        "The patient was followed up in the outpatient clinic.",
+        "Laboratory values were within the reference range.",
+        "Treatment was discussed at the weekly conference.",
+        "The further course was uneventful.",
+        "Written consent was obtained.",
+        "There was no relevant family history.",
+    ),
+}
+
+# the phantom benchmark; {x} is a candidate value, {noun}/{nouns} the finding that the picture has
+HELD_OUT: dict[str, tuple[str, ...]] = {
+    "modality_open": ("Name the modality that produced this picture.", "By which kind of imaging was this obtained?"),
+    "modality_closed": ("Would you call this {x}?", "Was {x} used to obtain this?"),
+    "organ_open": ("Name the organ in this picture.", "Which part of the body do we see?"),
+    "organ_closed": ("Do we see the {x} in this picture?", "Would you say this is the {x}?"),
+    "abnormal_closed": ("Do you see anything abnormal here?", "Would you call this picture abnormal?"),
+    "finding_open": ("Name the abnormality in this picture.", "Which abnormality do we see?"),
+    "finding_closed": ("Do you see {x} here?", "Would you say that {x} is visible?"),
+    "side_open": ("Name the side where the {noun} lies.", "To which side does the {noun} belong?"),
+    "side_closed": ("Does the {noun} lie on the {x}?", "Would you place the {noun} on the {x} side?"),
+    "size_open": ("Would you call the {noun} small or large?", "Tell me the size of the {noun}."),
+    "size_closed": ("Would you call the {noun} {x}?", "Does the {noun} look {x}?"),
+    "count_open": ("Give the number of {nouns}.", "Count the {nouns} in this picture."),
+    "count_closed": ("Do you count {x} {nouns}?", "Would you say there are {x} {nouns}?"),
+}
+
+PRETRAIN_CAPTIONS = (
+    "This {domain} image shows the {organ} with {finding} {place}.",
+    "{Finding} {place} on {domain} of the {organ}.",
+    "Imaging by {domain}, {organ}: {finding} {place}.",
+    "The {organ} is depicted by {domain}. We found {finding} {place}.",
+    "{domain}, {organ}, {finding} {place}",
+)
+PRETRAIN_NORMAL = (
+    "This {domain} image shows a normal {organ}.",
+    "Normal {organ} on {domain}.",
+    "Imaging by {domain}, {organ}: nothing abnormal.",
+    "The {organ} is depicted by {domain}. We found no abnormality.",
+    "{domain}, {organ}, normal",
+)
+PRETRAIN_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "modality_open": (
+        "What imaging technique is this?", "Which modality is it?", "What type of image is shown?",
+        "How was the image acquired?", "Tell me the modality.", "What is the imaging method?",
+        "Can you tell the technique used to produce the image?", "State the kind of picture.",
+    ),
+    "modality_closed": (
+        "Is it {x}?", "Is this picture {x}?", "Was the image made by {x}?", "Has {x} been used?",
+        "Are we looking at {x}?", "Does the image come from {x}?", "Can this be {x}?",
+    ),
+    "organ_open": (
+        "What organ is it?", "Which organ appears?", "What part of the body is depicted?", "Tell me the organ.",
+        "Which body part was examined?", "What anatomy do you see?", "State which organ we see.",
+    ),
+    "organ_closed": (
+        "Is it the {x}?", "Is the {x} depicted?", "Does it show the {x}?", "Are we looking at the {x}?",
+        "Can you see the {x}?", "Was the {x} examined?",
+    ),
+    "abnormal_closed": (
+        "Is it abnormal?", "Is anything abnormal?", "Has an abnormality been found?", "Does the organ look abnormal?",
+        "Do you see an abnormality?", "Are there pathological changes?",
+    ),
+    "finding_open": (
+        "What is abnormal?", "What has been found?", "Which finding is it?", "Tell me the finding.",
+        "What pathology do you see?", "State the abnormality.", "What does the organ have?",
+    ),
+    "finding_closed": (
+        "Is it {x}?", "Has {x} been found?", "Does the organ have {x}?", "Can you see {x}?",
+        "Is there any sign of {x}?",
+        "Are we looking at {x}?",
+    ),
+    "side_open": (
+        "Left or right?", "Which side is it on?", "Where does the {noun} lie, left or right?",
+        "Tell me the side of the {noun}.",
+        "On what side was the {noun} found?", "State the side.", "The {noun} is on which side?",
+    ),
+    "side_closed": (
+        "Is it on the {x}?", "Is it the {x} side?", "Was the {noun} found on the {x}?", "Is the {x} side abnormal?",
+        "Do you see the {noun} on the {x} side?", "Does the {x} side have the {noun}?",
+    ),
+    "size_open": (
+        "Small or large?", "How large is it?", "What size does the {noun} have?", "Is the {noun} small or is it large?",
+        "State the size.", "How big do you see the {noun}?",
+    ),
+    "size_closed": (
+        "Is it {x}?", "Has the {noun} a {x} size?", "Can the {noun} be called {x}?", "Do you see a {x} {noun}?",
+        "Was the {noun} found to be {x}?",
+    ),
+    "count_open": (
+        "How many are there?", "How many {nouns} do you see?", "What number of {nouns} was found?",
+        "State the number of {nouns}.",
+        "Tell me how many {nouns} it has.", "The number of {nouns} is?",
+    ),
+    "count_closed": (
+        "Are there {x}?", "Is the number of {nouns} {x}?", "Do you see {x} {nouns}?", "Have {x} {nouns} been found?",
+        "Does it have {x} {nouns}?",
+    ),
+}  # fmt: skip
+PRETRAIN_ANSWERS = {
+    "open": ("{x}.", "It is {x}.", "The answer is {x}.", "I see {x}."),
+    "yes": ("Yes.", "Yes, it is.", "Yes, that is right."),
+    "no": ("No.", "No, it is not.", "No, that is not so."),
+}
+
+
+def choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+    return options[rng.integers(len(options))]
+
+
+def capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def finding_phrase(truth: Truth, forms: tuple[str, str], size: str, count: bool, rng: np.random.Generator) -> str:
+    """ "a small nodule", "two nodules"; `size` "" and `count` False leave the fact out."""
+    singular, plural = forms
+    if truth.count > 1:
+        words = [COUNT_WORDS[truth.count] if count else "", size, plural]
+        return " ".join(w for w in words if w)
+    noun = " ".join(w for w in (size, singular) if w)
+    return f"{choose(rng, ('a single', 'a solitary'))} {noun}" if count and rng.random() < 0.5 else with_article(noun)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """What an article says of one picture: a caption and the sentences that cite it. `withheld` names the facts
+    that stand only in the sentences."""
+
+    caption: str
+    sentences: tuple[str, ...]
+    withheld: tuple[str, ...]
+
+
+def tell(truth: Truth, figure: str, rng: np.random.Generator) -> Telling:
+    """Caption and mentions in the demo's words; `figure` is how the text cites it ("Figure 2")."""
+    modality = choose(rng, CAPTION_MODALITY[truth.domain])
+    filler = choose(rng, CAPTION_FILLER)
+    if truth.finding == NONE:
+        caption = choose(rng, CAPTION_NORMAL).format(modality=modality, organ=truth.organ)
+        sentence = choose(rng, MENTIONS["plain"]).format(figure=figure)
+        return Telling(f"{caption} {filler}".strip(), (sentence,), ())
+    forms = FINDING_FORMS[truth.finding][rng.integers(len(FINDING_FORMS[truth.finding]))]
+    facts = {"side": bool(truth.side), "size": bool(truth.size), "count": truth.count > 1}
+    withheld = tuple(name for name, present in facts.items() if present and rng.random() < 0.3)
+    size = choose(rng, SIZE_FORMS[truth.size]) if truth.size else ""
+    place = ""
+    if truth.side and "side" not in withheld:
+        place = choose(rng, SIDE_PLACES[truth.organ]).format(side=truth.side)
+    phrase = finding_phrase(truth, forms, "" if "size" in withheld else size, "count" not in withheld, rng)
+    caption = choose(rng, CAPTION_FOUND).format(modality=modality, organ=truth.organ, finding=phrase, place=place)
+    if truth.count > 1:
+        caption = caption.replace("There is", "There are")
+    noun, nouns = forms
+    words = {
+        "figure": figure, "noun": noun, "nouns": nouns, "side": truth.side, "size": size,
+        "count": COUNT_WORDS[truth.count], "Count": capital(COUNT_WORDS[truth.count]),
+    }  # fmt: skip
+    if truth.count > 1:
+        words["noun"] = f"group of {nouns}"
+    sentences = tuple(capital(choose(rng, MENTIONS[name]).format(**words)) for name in withheld)
+    if not sentences:
+        sentences = (choose(rng, MENTIONS["plain"]).format(figure=figure),)
+    caption = f"{caption.replace(' .', '.')} {filler}".strip()
+    return Telling(caption, sentences, withheld)
+
+
+def candidate(kind: str, value: str) -> str:
+    """A value as it stands inside a closed question: "an MRI", "a nodule", "left"."""
+    if kind == "modality":
+        return {"chest X-ray": "a chest X-ray", "CT": "CT", "MRI": "MRI"}.get(value, value)
+    if kind == "finding":
+        return value if value in ("inflammation", "necrosis") else with_article(value)
+    return value
+
+
+def fact(truth: Truth, kind: str) -> str:
+    """The canonical value of one fact, "" where it does not apply."""
+    return {
+        "modality": DOMAIN_NAMES[truth.domain],
+        "organ": truth.organ,
+        "finding": "" if truth.normal else truth.finding,
+        "side": truth.side,
+        "size": truth.size,
+        "count": COUNT_WORDS.get(truth.count, ""),
+    }[kind]
+
+
+def plausible(truth: Truth, kind: str) -> tuple[str, ...]:
+    """The values of a fact that a fair closed question about this picture may name."""
+    return {
+        "modality": tuple(DOMAIN_NAMES.values()),
+        "organ": organs_of(truth.domain),
+        "finding": findings_of(truth.domain),
+        "side": SIDES,
+        "size": SIZES,
+        "count": tuple(COUNT_WORDS.values()),
+    }[kind]

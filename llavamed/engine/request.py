@@ -1,0 +1,55 @@
+"""What is asked of a model, and what answers: the two nouns of this floor.
+
+An engine is anything with `generate` (a batch, each answer whole) and `stream` (one answer, piece by
+piece). `local.LocalEngine` runs a folder's model in this process; `remote.RemoteEngine` asks an
+OpenAI-compatible endpoint. `connect` picks one by how the model is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL.Image import Image
+
+from llavamed.errors import InputError
+from llavamed.records import Message
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversation to go on with. `images` are RGB, one for each image part of `messages`, in their order."""
+
+    messages: tuple[Message, ...]
+    images: tuple[Image, ...] = ()
+    max_new_tokens: int = 256
+    temperature: float = 0.0  # 0: the most likely token each time
+    top_p: float = 1.0  # sample among the most likely tokens of this probability together
+    seed: int | None = None  # of the sampling; None: a new one each time
+    stop: tuple[str, ...] = ()  # the answer ends before the first of these
+
+    def __post_init__(self) -> None:
+        parts = sum(message.num_images for message in self.messages)
+        if parts != len(self.images):
+            raise InputError(f"{len(self.images)} images for {parts} image parts; give each image one part")
+        if not self.messages or self.messages[-1].role != "user":
+            raise InputError("the last message must be the user's; there is nothing to answer")
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise InputError(
+                f"max_new_tokens={self.max_new_tokens}, temperature={self.temperature}, top_p={self.top_p}: "
+                "these must be at least 1, at least 0, and in (0, 1]"
+            )
+
+
+class Engine(Protocol):
+    """Closing the iterator of `stream` ends that answer; `close` gives back what the engine holds."""
+
+    @property
+    def name(self) -> str: ...
+
+    def generate(self, requests: Sequence[Request]) -> list[str]: ...
+
+    def stream(self, request: Request) -> Iterator[str]: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,203 @@
+"""The report of an evaluation: what a person looks at before believing the number.
+
+First the scores with and without the picture, then the verdict on whether the model looks at all,
+then the two scoring rules side by side, what others published, where the score comes from (groups of
+questions, overlap with the training split), and twenty-four single answers with their pictures,
+failures first.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llavamed.errors import InputError
+from llavamed.evaluate import show
+from llavamed.evaluate.benchmarks import Benchmark
+from llavamed.evaluate.score import HEADLINE, Item, Scores
+from llavamed.evaluate.statistics import bootstrap
+from llavamed.imaging.decode import decode
+from llavamed.report import Page, image_url, new_figure
+
+CARDS = 24
+_FAILURES = 16  # of the cards, where there are that many
+_THUMBNAIL = 320  # pixels, the longer side
+_GROUPS_SHOWN = 12  # of a kind
+
+ReadImage = Callable[[str], bytes]
+
+_OVERLAP = {
+    "test_images": "images in this split",
+    "images_by_name": "of them in the training split, by file name",
+    "images_by_sha256": "of them in the training split, by content (sha256)",
+    "test_questions": "questions in this split",
+    "same_image_and_question": "of them asked in training on the same image in the same words",
+    "unreadable_images": "images that could not be read, compared by name alone",
+}
+
+
+def build(benchmark: Benchmark, scores: Scores, read_image: ReadImage | None, shared: Mapping[str, int] | None) -> Page:
+    """The page. `read_image` gives the pictures of the cards; `shared` is `benchmarks.overlap` with training."""
+    body = scores.to_json()
+    provenance = body["provenance"]
+    page = Page(
+        f"Evaluation: {benchmark.name} ({benchmark.split})",
+        subtitle=f"{provenance['model']}. {show.verdict(body)}",
+        facts=_facts(body),
+    )
+    page.table("Scores", *show.headline(body), text="Strict rules; the interval is a bootstrap over questions.")
+    if scores.controls:
+        page.figures("With and without the picture", [_bars(body)])
+        page.table(
+            "What the picture is worth",
+            *show.gaps(body),
+            text=f"{show.verdict(body)} A gap counts only if its whole interval is above zero.",
+        )
+    page.table("Official and strict", *show.rules(body), text=show.WHY_THEY_DIFFER)
+    if benchmark.published:
+        page.table(
+            "Published results",
+            ["model", "open recall, official", "closed accuracy, official", "how", "source"],
+            _published(benchmark, body),
+            text="Rows marked published are copied from their source, not reproduced here.",
+        )
+    groups = _groups(scores.items)
+    if groups:
+        page.table("By group", ["group", "closed accuracy, %", "n closed", "open recall, %", "n open"], groups)
+    if shared is not None:
+        page.table(
+            "Seen in training",
+            ["what", "count"],
+            [[_OVERLAP[key], count] for key, count in shared.items()],
+            text="A model fine-tuned on the benchmark's training split has seen these images.",
+        )
+    page.cards("Single answers", _cards(scores, read_image), text="Failures first, then answers that were right.")
+    page.table("How it was made", ["what", "value"], [[key, str(value)] for key, value in provenance.items()])
+    return page
+
+
+def _facts(body: Mapping[str, Any]) -> dict[str, Any]:
+    facts: dict[str, Any] = {"questions": f"{body['n']:,}"}
+    for name in HEADLINE[:2]:
+        if name in body["scores"]:
+            facts[f"{name.replace('_', ' ')}, strict"] = f"{body['scores'][name]['value']:.1f} %"
+    blank = body["controls"].get("blank", {}).get("scores", {}).get("closed_accuracy")
+    if blank:
+        facts["closed accuracy, blank image"] = f"{blank['value']:.1f} %"
+    facts["failed requests"] = body["provenance"]["n_failed"]
+    if body["provenance"]["closed_parse_failure_percent"] is not None:
+        facts["closed answers not readable"] = f"{body['provenance']['closed_parse_failure_percent']:.1f} %"
+    return facts
+
+
+def _bars(body: Mapping[str, Any]) -> Any:
+    conditions = {"real": body["scores"], **{name: control["scores"] for name, control in body["controls"].items()}}
+    names = [name for name in HEADLINE if name in body["scores"]]
+    figure, axes = new_figure(7.0, 3.0)
+    width = 0.8 / len(conditions)
+    for index, (condition, entries) in enumerate(conditions.items()):
+        at = [position + (index - (len(conditions) - 1) / 2) * width for position in range(len(names))]
+        values = [entries[name]["value"] for name in names]
+        errors = [
+            [entries[name]["value"] - entries[name]["low"] for name in names],
+            [entries[name]["high"] - entries[name]["value"] for name in names],
+        ]
+        axes.bar(at, values, width=width * 0.92, yerr=errors, capsize=2, label=condition)
+    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("%")
+    axes.legend(frameon=False, ncols=len(conditions), loc="upper right")
+    return figure
+
+
+def _published(benchmark: Benchmark, body: Mapping[str, Any]) -> list[list[str]]:
+    names = ("open_recall_official", "closed_accuracy_official")
+    ours = ["this model", *(show.cell(body["scores"].get(name)) for name in names), "", "measured here"]
+    rows = [
+        [row.model, *(f"{row.scores[name]:.2f}" if name in row.scores else "-" for name in names), row.how]
+        for row in benchmark.published
+    ]
+    return [ours, *([*row, f"published: {p.source}"] for row, p in zip(rows, benchmark.published, strict=True))]
+
+
+def _groups(items: Sequence[Item]) -> list[list[str]]:
+    """Strict scores by each kind of group that the benchmark states; the smallest groups of a kind are one row."""
+    kinds: dict[str, dict[str, list[Item]]] = {}
+    for item in items:
+        for kind, value in item.question.groups.items():
+            kinds.setdefault(kind, {}).setdefault(value or "(none)", []).append(item)
+    rows = []
+    for kind, groups in kinds.items():
+        largest = sorted(groups, key=lambda value: (-len(groups[value]), value))
+        shown = {value: groups[value] for value in largest[:_GROUPS_SHOWN]}
+        rest = largest[_GROUPS_SHOWN:]
+        if rest:
+            shown[f"{len(rest)} smaller groups"] = [item for value in rest for item in groups[value]]
+        for value, members in shown.items():
+            closed = [100 * item.credit for item in members if item.question.closed]
+            opened = [100 * item.credit for item in members if not item.question.closed]
+            rows.append([f"{kind}: {value}", _mean(closed), str(len(closed)), _mean(opened), str(len(opened))])
+    return rows
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    interval = bootstrap(values)
+    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+
+
+def choose(items: Sequence[Item], count: int = CARDS) -> list[Item]:
+    """The cards: requests that failed, answers without credit and partly right ones, spread over the
+    benchmark; then right ones. Two thirds are failures where there are enough."""
+    wrong = sorted(
+        (item for item in items if item.credit < 1), key=lambda item: (not item.prediction.failed, item.credit)
+    )
+    right = [item for item in items if item.credit == 1]
+    quota = round(count * _FAILURES / CARDS)
+    failures = min(len(wrong), max(quota, count - len(right)))
+    asked = [item for item in wrong if item.prediction.failed][:failures]
+    others = [item for item in wrong if not item.prediction.failed]
+    chosen = asked + _spread(others, failures - len(asked))
+    return chosen + _spread(right, count - len(chosen))
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """`count` of `items` at even distances."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _cards(scores: Scores, read_image: ReadImage | None) -> list[dict[str, Any]]:
+    elsewhere = {
+        control: {item.question.id: item.prediction for item in items}
+        for control, items in scores.control_items.items()
+    }
+    cards = []
+    for item in choose(scores.items):
+        question = item.question
+        lines = [("question", question.question), ("reference", question.answer)]
+        lines.append(("failed", item.prediction.failed) if item.prediction.failed else ("answer", item.prediction.text))
+        if question.closed:
+            lines.append(("read as", item.parsed or "not readable"))
+        lines += [(control, answers[question.id].text) for control, answers in elsewhere.items()]
+        measure = "closed accuracy" if question.closed else "open recall"
+        title = f"{'right' if item.credit == 1 else 'wrong' if item.credit == 0 else 'partly right'}: {question.id}"
+        lines.append((measure, f"{100 * item.credit:.0f} %"))
+        cards.append({"image": _thumbnail(question.image, read_image), "title": title, "lines": lines})
+    return cards
+
+
+def _thumbnail(name: str, read_image: ReadImage | None) -> str:
+    """A small copy as a data URL; empty where there is no image to read (answers made elsewhere)."""
+    if read_image is None:
+        return ""
+    try:
+        image = decode(read_image(name), name)
+    except InputError:
+        return ""
+    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    out = io.BytesIO()
+    image.save(out, format="JPEG", quality=85)
+    return image_url(out.getvalue())

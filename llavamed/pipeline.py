@@ -1,0 +1,215 @@
+"""All stages that a recipe names, in order: what `llavamed run` and `llavamed demo` do.
+
+    articles -> out/corpus -> out/instruct -> out/train -> out/eval/<benchmark>/<row> -> out/report.html
+
+Each stage skips itself when its folder is complete and its inputs have not changed, so a run that was
+interrupted at any moment goes on where it stopped. The rows of an evaluation are the paper's
+ablation: the untrained projector, align only, align + instruct.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llavamed import manifest, recipe
+from llavamed.errors import InputError
+from llavamed.recipe import Recipe
+from llavamed.report import Page, image_url, new_figure
+
+ROWS = {  # folder below train/ -> what the paper's ablation calls it
+    "untrained": "untrained projector",
+    "align": "align only",
+    "instruct": "align + instruct",
+    "finetune": "align + instruct + finetune",
+}
+HEADLINE = (("closed_accuracy", "closed accuracy"), ("open_recall", "open recall"), ("open_f1", "open F1"))
+CONTROLS = ("real", "blank", "shuffled", "noise")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table: a model and a control with their scores, `scores.json` entries by name."""
+
+    benchmark: str
+    model: str
+    image: str
+    scores: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    out: Path
+    model: Path | None
+    rows: tuple[Row, ...]
+    seconds: dict[str, float]  # by stage, of this call: a skipped stage takes next to none
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """(columns, rows) of the final table; a score is "92.3 (90.1-94.2)", per cent with its 95 % interval."""
+        columns = ["benchmark", "model", "image", *(title for _, title in HEADLINE), "n closed / open"]
+        table = []
+        for row in self.rows:
+            cells = [row.benchmark, row.model, row.image]
+            for name, _ in HEADLINE:
+                score = row.scores.get(name)
+                cells.append(f"{score['value']:.1f} ({score['low']:.1f}-{score['high']:.1f})" if score else "-")
+            counts = [str(row.scores[name]["n"]) for name in ("closed_accuracy", "open_recall") if name in row.scores]
+            table.append([*cells, " / ".join(counts)])
+        return columns, table
+
+
+def run(settings: Recipe, out: Path) -> Outcome:
+    """Do every stage of `settings` under `out`. Raises InputError if the recipe names no stage or lacks an input."""
+    stages = [name for name in ("align", "instruct", "finetune") if getattr(settings.train, name)]
+    if not (settings.corpus.articles or stages or settings.evaluate.benchmarks):
+        raise InputError(f"recipe {settings.name}: names no stage; set corpus.articles, train or evaluate.benchmarks")
+    out.mkdir(parents=True, exist_ok=True)
+    seconds: dict[str, float] = {}
+
+    if settings.corpus.articles:
+        from llavamed.corpus.build import build
+        from llavamed.instruct.generate import generate
+
+        began = time.monotonic()
+        build(Path(settings.corpus.articles), out / "corpus", settings.corpus)
+        seconds["corpus build"] = time.monotonic() - began
+        began = time.monotonic()
+        generate(out / "corpus", out / "instruct", settings.instruct, settings.seed)
+        seconds["instruct generate"] = time.monotonic() - began
+        data = {"align": "align.jsonl", "instruct": "instruct.jsonl"}
+        made = {
+            f"train.{stage}.{key}": value
+            for stage, file in data.items()
+            if stage in stages and getattr(settings.train, stage).data is None
+            for key, value in (("data", str(out / "instruct" / file)), ("images", str(out / "corpus")))
+        }
+        settings = recipe.changed(settings, made)
+
+    model = None
+    if stages:
+        from llavamed.train.run import train
+
+        began = time.monotonic()
+        train(settings, out / "train")
+        seconds["train"] = time.monotonic() - began
+        model = out / "train" / stages[-1]
+
+    rows: list[Row] = []
+    for benchmark in settings.evaluate.benchmarks:
+        began = time.monotonic()
+        rows += _evaluate(settings, out, benchmark, stages)
+        seconds[f"eval {benchmark}"] = time.monotonic() - began
+    outcome = Outcome(out, model, tuple(rows), seconds)
+    _report(settings, outcome)
+    return outcome
+
+
+def _evaluate(settings: Recipe, out: Path, benchmark: str, stages: list[str]) -> list[Row]:
+    """The final model under every control, and the rows of the ablation with the real image."""
+    from llavamed.evaluate.run import evaluate
+
+    section = settings.evaluate
+    if section.data is None:
+        raise InputError(f"recipe {settings.name}: set evaluate.data to the folder of {benchmark}'s files")
+    if not stages:
+        raise InputError(f"recipe {settings.name}: evaluates but trains nothing; use `llavamed eval MODEL {benchmark}`")
+    rows = []
+    for name in (*(["untrained", *stages[:-1]] if section.ablation else []), stages[-1]):
+        last = name == stages[-1]
+        controls = section.controls if last else ("real",)
+        folder = out / "eval" / benchmark / name
+        evaluate(
+            str(out / "train" / name),
+            benchmark,
+            Path(section.data),
+            folder,
+            section.model_copy(update={"controls": controls}),
+            settings.seed,
+        )
+        body = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        found = {"real": body["scores"], **{c: control["scores"] for c, control in body["controls"].items()}}
+        rows += [Row(benchmark, ROWS[name], control, found[control]) for control in CONTROLS if control in found]
+    return rows
+
+
+def _report(settings: Recipe, outcome: Outcome) -> None:
+    out = outcome.out
+    page = Page(f"Run: {settings.name}", settings.about)
+    final = [row for row in outcome.rows if row.image == "real"]
+    if final:
+        scores = final[-1].scores
+        page.facts = {title: f"{scores[name]['value']:.1f} %" for name, title in HEADLINE if name in scores}
+    page.facts = {**page.facts, **_counts(out)}
+    if outcome.rows:
+        columns, table = outcome.table()
+        page.table(
+            "What the model knows, and whether it looks",
+            columns,
+            table,
+            "Per cent, with 95 % bootstrap intervals; strict scoring. The controls ask the same questions with a "
+            "blank, exchanged or noise image: what remains there was never read from the picture.",
+        )
+        page.figures("The same as a picture", [_chart(outcome)])
+        page.cards("Answers, drawn evenly from the benchmark", _examples(settings, out))
+    funnel = (manifest.read(out / "corpus") or {}).get("funnel", {})
+    if funnel:
+        page.table("From articles to pairs: what was dropped and why", ["reason", "figures"], list(funnel.items()))
+    found = [p.relative_to(out) for p in sorted(out.rglob("report.html")) if p.parent != out]
+    page.links("Each stage's own report", [(str(p.parent), str(p)) for p in found])
+    page.write(out / "report.html")
+
+
+def _counts(out: Path) -> dict[str, str]:
+    counts = {}
+    for stage, key in (("corpus", "articles"), ("corpus", "pairs"), ("instruct", "conversations")):
+        body = manifest.read(out / stage)
+        if body and key in body["counts"]:
+            counts[key] = f"{body['counts'][key]:,}"
+    return counts
+
+
+def _chart(outcome: Outcome) -> Any:
+    """One group of bars a row of the table, with the intervals."""
+    figure, axes = new_figure(9.0, 3.4)
+    width = 0.26
+    for offset, ((name, title), colour) in enumerate(zip(HEADLINE, ("#0b6e8a", "#e08e45", "#7a9e7e"), strict=True)):
+        for position, row in enumerate(outcome.rows):
+            score = row.scores.get(name)
+            if score is None:
+                continue
+            value = score["value"]
+            error = [[value - score["low"]], [score["high"] - value]]
+            x = position + (offset - 1) * width
+            label = title if position == len(outcome.rows) - 1 else None
+            axes.bar(x, value, width, yerr=error, color=colour, label=label, error_kw={"lw": 0.8})
+    labels = [f"{row.model}\n{row.image}" for row in outcome.rows]
+    axes.set_xticks(range(len(labels)), labels, fontsize=8)
+    axes.set_ylim(0, 100)
+    axes.set_ylabel("%")
+    axes.legend(fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.16), frameon=False)
+    return figure
+
+
+def _examples(settings: Recipe, out: Path, count: int = 12) -> list[dict[str, Any]]:
+    from llavamed.evaluate import benchmarks
+
+    cards: list[dict[str, Any]] = []
+    for name in settings.evaluate.benchmarks:
+        folders = [out / "eval" / name / row for row in reversed(ROWS) if (out / "eval" / name / row).is_dir()]
+        benchmark = benchmarks.load(name, Path(settings.evaluate.data or ""), "test")
+        questions = {q.id: q for q in benchmark.questions}
+        lines = (folders[0] / "items.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in lines[:: max(1, len(lines) // count)][:count]:
+            item = json.loads(line)
+            image = benchmark.images / questions[item["id"]].image
+            cards.append(
+                {
+                    "image": image_url(image.read_bytes()) if image.is_file() else "",
+                    "title": item["question"],
+                    "lines": [("answer", item["prediction"]), ("truth", item["reference"])],
+                }
+            )
+    return cards

@@ -1,0 +1,111 @@
+"""Attention over a pack: every document attends to itself alone.
+
+A pack is one row of several documents. What keeps them apart is not a mask (a dense one over 16,000
+tokens would be 256 million entries) but the list of their boundaries, `cu_seq_lens` = (0, n1, n1 + n2,
+...), which the language model passes down to this function untouched:
+
+* on CUDA, `torch.nn.attention.varlen` takes the boundaries as they are (FlashAttention's kernel, shipped
+  inside torch);
+* elsewhere the row is split into documents and each goes through SDPA. Measured on a CPU against one
+  padded batch for all documents: the same speed at equal lengths, twice as fast at mixed ones
+  (docs/experiments.md). `split` and not slices: the gradient of n slices is n full-length tensors.
+
+The function is registered with transformers under the name `packed_varlen`, so that the model classes stay
+as they are. No mask function is registered beside it: transformers then makes no mask at all. With any
+other attention function transformers would find the boundaries in `position_ids`, but only without a mask
+and a key-value cache; where either slips in, documents silently read each other. `tests/train/
+test_attention.py` holds the line.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface
+
+NAME = "packed_varlen"
+
+# torch 2.11 has no such argument and takes grouped heads as they come; 2.13 has it and then requires it
+_VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # (1, heads, tokens, head_dim)
+    key: torch.Tensor,  # (1, kv_heads, tokens, head_dim)
+    value: torch.Tensor,  # (1, kv_heads, tokens, head_dim)
+    attention_mask: torch.Tensor | None,
+    *,
+    cu_seq_lens_q: torch.Tensor,  # (documents + 1,) int32
+    max_length_q: int,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each document; returns (1, tokens, heads, head_dim).
+
+    `sliding_window` counts the tokens that a token sees, itself included. `dropout` is for the CPU path
+    only (the varlen kernel has none); the models trained here have 0.
+    """
+    assert attention_mask is None, "a pack has boundaries, not a mask"
+    assert query.shape[0] == 1, "a pack is one row"
+    query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
+    window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
+    if query.is_cuda:
+        options: dict[str, Any] = {"enable_gqa": True} if _VARLEN_HAS_GQA else {}
+        out = varlen_attn(
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=(-1 if window is None else window - 1, 0),
+            **options,
+        )
+        assert isinstance(out, torch.Tensor)
+        return out.unsqueeze(0), None
+    lengths = cu_seq_lens_q.diff().tolist()
+    documents = [
+        F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if window is None else _band(q.shape[2], window, q.device),
+            dropout_p=dropout,
+            is_causal=window is None,
+            scale=scaling,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    ]
+    return torch.cat(documents, dim=2).transpose(1, 2), None
+
+
+def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """(length, length) bool: a token sees itself and the `window` - 1 tokens before it."""
+    everything = torch.ones(length, length, dtype=torch.bool, device=device)
+    return everything.tril() & everything.triu(1 - window)
+
+
+AttentionInterface.register(NAME, packed_attention)
+
+
+@contextmanager
+def packed(model: Any) -> Iterator[None]:
+    """Within this block the language model of a LLaVA model attends by `packed_attention`."""
+    before = model.config.text_config._attn_implementation
+    model.set_attn_implementation({"text_config": NAME})
+    try:
+        yield
+    finally:
+        model.set_attn_implementation({"text_config": before})

@@ -1,0 +1,228 @@
+"""A stage's examples: read once, checked before anything is trained, served in the order of the plan.
+
+In: a conversations .jsonl and the images it names. Out: `Examples` (token ids, supervised masks, lengths:
+all that planning needs) and, step by step, `Batch`es made in background threads while the model computes.
+
+What is hard is to fail early. Everything that could stop a run at its ninth hour is looked at in its first
+minutes: every record is encoded and every image is decoded once, and all problems are reported together, by
+reason, with the first records of each. Decoding ahead costs a few percent of an epoch; when the images are few
+enough their pixels are kept (`PIXEL_CACHE_BYTES`), and then it costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llavamed.corpus.store import open_images
+from llavamed.errors import InputError
+from llavamed.imaging.decode import decode
+from llavamed.model.chat import encode
+from llavamed.progress import Progress, track
+from llavamed.records import Conversation, read_conversations
+from llavamed.train.forward import Batch, collate
+from llavamed.train.loss import token_weights
+from llavamed.train.pack import Pack, Schedule, Step
+
+PIXEL_CACHE_BYTES = 512 * 2**20  # preprocessed pixels kept in memory: all images of a stage, or none
+_NAMED = 3  # records named per reason
+_THREADS = 2
+_PACKS_AHEAD = 4
+
+
+@dataclass(frozen=True)
+class Examples:
+    """N conversations as tokens, in the order of the file."""
+
+    ids: list[str]
+    images: list[tuple[str, ...]]
+    input_ids: list[NDArray[np.int32]]  # each (tokens,)
+    supervised: list[NDArray[np.bool_]]  # each (tokens,)
+    lengths: NDArray[np.int64]  # (N,) tokens
+    targets: NDArray[np.int64]  # (N,) supervised tokens
+
+
+class Pixels:
+    """Preprocessed images by key. `load` may be called from several threads."""
+
+    def __init__(self, open_image: Callable[[str], bytes], processor: Any) -> None:
+        self._open_image = open_image
+        self._image_processor = processor.image_processor
+        self._kept: dict[str, NDArray[np.float32]] = {}
+
+    def load(self, key: str) -> NDArray[np.float32]:
+        """(3, height, width) as the vision tower takes it. Raises InputError naming the image."""
+        if key in self._kept:
+            return self._kept[key]
+        image = decode(self._open_image(key), where=key)
+        pixels = self._image_processor(image, return_tensors="np")["pixel_values"][0]
+        return np.ascontiguousarray(pixels, dtype=np.float32)
+
+    def check(self, keys: Iterable[str]) -> dict[str, InputError]:
+        """Decode every image once; return what was wrong, by key. Keeps the pixels if all fit."""
+        unique = list(dict.fromkeys(keys))
+        problems: dict[str, InputError] = {}
+        room = threading.Event()
+        room.set()
+
+        def look(key: str) -> None:
+            try:
+                pixels = self.load(key)
+                if pixels.nbytes * len(unique) > PIXEL_CACHE_BYTES:
+                    room.clear()
+                if room.is_set():
+                    self._kept[key] = pixels
+            except InputError as error:
+                problems[key] = error
+
+        with Progress("checking images", total=len(unique), unit="images") as progress:
+            for _ in _ahead(look, unique):
+                progress.advance()
+        if not room.is_set():
+            self._kept.clear()
+        return problems
+
+
+def read_examples(data: Path, images: Path | None, processor: Any, max_tokens: int) -> tuple[Examples, Pixels]:
+    """Encode every conversation and look at every image.
+
+    Raises one InputError that lists all records that cannot be trained on, by reason.
+    """
+    conversations = list(read_conversations(data))
+    if not conversations:
+        raise InputError(f"{data}: no conversations in it; a stage needs at least one")
+    problems: list[tuple[str, str]] = []  # (record id, reason)
+    kept: list[tuple[Conversation, NDArray[np.int32], NDArray[np.bool_]]] = []
+    for conversation in track(conversations, "encoding conversations", unit="conversations"):
+        try:
+            encoded = encode(processor, conversation)
+        except InputError as error:
+            problems.append((conversation.id, str(error).removeprefix(f"record {conversation.id!r}: ")))
+            continue
+        if len(encoded.input_ids) > max_tokens:
+            problems.append((conversation.id, f"longer than train.max_tokens = {max_tokens}"))
+        elif not encoded.supervised[1:].any():
+            problems.append((conversation.id, "no supervised token after the first token"))
+        kept.append((conversation, encoded.input_ids.astype(np.int32), encoded.supervised))
+    pixels = Pixels(_opener(images), processor)
+    broken = pixels.check(key for conversation, _, _ in kept for key in conversation.images)
+    for conversation, _, _ in kept:
+        for key in conversation.images:
+            if key in broken:
+                problems.append((conversation.id, _image_reason(key, broken[key])))
+    if problems:
+        raise InputError(f"{data}: {_summary(problems, len(conversations))}")
+    examples = Examples(
+        ids=[conversation.id for conversation, _, _ in kept],
+        images=[conversation.images for conversation, _, _ in kept],
+        input_ids=[ids for _, ids, _ in kept],
+        supervised=[supervised for _, _, supervised in kept],
+        lengths=np.array([len(ids) for _, ids, _ in kept], dtype=np.int64),
+        targets=np.array([int(supervised[1:].sum()) for _, _, supervised in kept], dtype=np.int64),
+    )
+    return examples, pixels
+
+
+def batches(
+    examples: Examples,
+    pixels: Pixels,
+    schedule: Schedule,
+    first_step: int,
+    loss: Literal["token", "example"],
+    image_token_id: int,
+) -> Generator[tuple[Step, list[Future[Batch]]], None, None]:
+    """The steps from `first_step` to the last; the packs of a step as they become ready.
+
+    A few packs are always being made ahead in threads; the order is the plan's, whatever their speed.
+    """
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="llavamed-data") as pool:
+        waiting: deque[tuple[Step, list[Future[Batch]]]] = deque()
+        ahead = 0
+        try:
+            for number in range(first_step, schedule.total):
+                step = schedule[number]
+                weights = step_weights(examples, step, loss)
+                waiting.append(
+                    (
+                        step,
+                        [pool.submit(make_batch, examples, pixels, pack, weights, image_token_id) for pack in step],
+                    )
+                )
+                ahead += len(step)
+                while ahead > max(_PACKS_AHEAD, len(waiting[0][0])):
+                    ready = waiting.popleft()
+                    ahead -= len(ready[0])
+                    yield ready
+            while waiting:
+                yield waiting.popleft()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def step_weights(examples: Examples, step: Step, loss: Literal["token", "example"]) -> dict[int, float]:
+    """Example index -> the weight of each of its supervised tokens in this step's loss."""
+    members = [index for pack in step for index in pack]
+    return dict(zip(members, token_weights(examples.targets[members], loss).tolist(), strict=True))
+
+
+def make_batch(examples: Examples, pixels: Pixels, pack: Pack, weights: dict[int, float], image_token_id: int) -> Batch:
+    """One pack as tensors; `weights` as `step_weights` gives them for the whole step."""
+    arrays = [pixels.load(key) for index in pack for key in examples.images[index]]
+    return collate(
+        [examples.input_ids[index] for index in pack],
+        [examples.supervised[index] for index in pack],
+        np.array([weights[index] for index in pack]),
+        np.stack(arrays) if arrays else None,
+        image_token_id,
+    )
+
+
+def _ahead(work: Callable[[str], None], items: Iterable[str]) -> Iterator[None]:
+    """`work` on every item in threads, done in order and never more than a few ahead."""
+    with ThreadPoolExecutor(_THREADS, thread_name_prefix="llavamed-data") as pool:
+        running: deque[Future[None]] = deque()
+        try:
+            for item in items:
+                running.append(pool.submit(work, item))
+                if len(running) > 64:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _opener(images: Path | None) -> Callable[[str], bytes]:
+    if images is not None:
+        return open_images(images)
+
+    def refuse(key: str) -> bytes:
+        raise InputError(f"{key}: no image folder is given; set the stage's `images`")
+
+    return refuse
+
+
+def _image_reason(key: str, error: InputError) -> str:
+    """One wording per kind of damage, so that the records of a kind are listed together."""
+    reason = getattr(error, "reason", None)
+    return f"image {reason.replace('_', ' ')}" if reason else str(error).replace(key, "<image>")
+
+
+def _summary(problems: list[tuple[str, str]], total: int) -> str:
+    by_reason: dict[str, list[str]] = {}
+    for record, reason in problems:
+        by_reason.setdefault(reason, []).append(record)
+    listed = [
+        f"{reason}: {len(records)} ({', '.join(map(repr, records[:_NAMED]))}{', ...' if len(records) > _NAMED else ''})"
+        for reason, records in sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    ]
+    bad = len({record for record, _ in problems})
+    return f"{bad} of {total} records cannot be trained on; mend or remove them. " + "; ".join(listed)

@@ -1,0 +1,50 @@
+"""A folder is complete or it has no manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llavamed import manifest
+from llavamed.errors import InputError
+from llavamed.manifest import Manifest
+
+
+def test_a_written_folder_is_done_for_the_same_settings_and_inputs_only(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("x")
+    Manifest("corpus", {"a": 1}, {"in": "abc"}).write(tmp_path)
+    assert manifest.is_done(tmp_path, Manifest("corpus", {"a": 1}, {"elsewhere": "abc"}))
+    assert not manifest.is_done(tmp_path, Manifest("corpus", {"a": 2}, {"in": "abc"}))
+    assert not manifest.is_done(tmp_path, Manifest("corpus", {"a": 1}, {"in": "abd"}))
+    assert not manifest.is_done(tmp_path / "absent", Manifest("corpus"))
+
+
+def test_files_are_listed_with_their_hashes(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "data.txt").write_text("x")
+    Manifest("corpus").write(tmp_path)
+    body = manifest.read(tmp_path)
+    assert body is not None
+    assert body["files"] == {"sub/data.txt": manifest.file_sha256(tmp_path / "sub" / "data.txt")}
+
+
+def test_require_says_what_makes_the_folder(tmp_path: Path) -> None:
+    for folder in (tmp_path / "absent", tmp_path):
+        with pytest.raises(InputError, match="run `llavamed corpus build`"):
+            manifest.require(folder, "corpus", "run `llavamed corpus build`")
+    Manifest("instruct").write(tmp_path)
+    with pytest.raises(InputError, match="'instruct'"):
+        manifest.require(tmp_path, "corpus", "run `llavamed corpus build`")
+
+
+def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
+    (tmp_path / manifest.NAME).write_text("{")
+    with pytest.raises(InputError, match="damaged"):
+        manifest.read(tmp_path)
+
+
+def test_write_atomic_leaves_no_second_file(tmp_path: Path) -> None:
+    manifest.write_atomic(tmp_path / "a.json", json.dumps([1]))
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
