@@ -4,8 +4,8 @@ Every stage writes its data files first and `manifest.json` last, by rename. A f
 is unfinished and is begun again (or resumed by the stage's own journal); a folder whose manifest has the
 same fingerprint is done and is skipped.
 
-The fingerprint hashes what went in (settings, the fingerprints of the input folders, the package
-version), so a changed recipe or input repeats exactly the stages that depend on it.
+The fingerprint hashes what went in (settings and the fingerprints of the inputs), so a changed recipe or
+input repeats exactly the stages that depend on it.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ class InstructSection(_Section):
     teacher_model: str = ""  # the model's name at that endpoint
     mentions: bool = True  # give the teacher the sentences that cite the figure (the paper's IM variant)
     domains: tuple[str, ...] = ("chest_xray", "ct_scan", "mri", "histology", "gross")
-    count: int | None = None  # conversations at most, balanced over the domains
-    turns: int = 4  # questions per conversation at most
+    count: int | None = Field(default=None, gt=0)  # conversations at most, balanced over the domains
+    turns: int = Field(default=4, gt=0)  # questions per conversation at most
 
 
 class StageSection(_Section):
@@ -71,13 +71,13 @@ class StageSection(_Section):
     data: str | None = None  # conversations .jsonl; set by `llavamed run` when the recipe makes its own
     images: str | None = None  # a corpus folder, or a folder of image files
     trains: tuple[Part, ...] = ("projector",)
-    learning_rate: float = Field(1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0)
     projector_learning_rate: float | None = None  # default: learning_rate
-    epochs: float = Field(1.0, gt=0)
-    batch_size: int = Field(128, gt=0)
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    epochs: float = Field(default=1.0, gt=0)
+    batch_size: int = Field(default=128, gt=0)
+    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     schedule: Literal["cosine", "constant"] = "cosine"
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     loss: Literal["token", "example"] = "token"  # mean over the batch's tokens, or mean of per-example means
 
 
@@ -87,12 +87,12 @@ class TrainSection(_Section):
     align: StageSection | None = None
     instruct: StageSection | None = None
     finetune: StageSection | None = None
-    max_tokens: int = Field(2048, gt=0)  # longest example, image tokens included
-    tokens_per_pack: int = Field(8192, gt=0)  # tokens in one forward pass
-    clip_grad_norm: float = Field(1.0, gt=0)
+    max_tokens: int = Field(default=2048, gt=0)  # longest example, image tokens included
+    tokens_per_pack: int = Field(default=8192, gt=0)  # tokens in one forward pass
+    clip_grad_norm: float = Field(default=1.0, gt=0)
     adam_betas: tuple[float, float] = (0.9, 0.999)
-    checkpoint_minutes: float = Field(10.0, gt=0)
-    keep_checkpoints: int = Field(2, gt=0)
+    checkpoint_minutes: float = Field(default=10.0, gt=0)
+    keep_checkpoints: int = Field(default=2, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 
@@ -101,9 +101,9 @@ class EvaluateSection(_Section):
     data: str | None = None  # folder of the benchmark's files
     controls: tuple[Literal["real", "blank", "shuffled", "noise"], ...] = ("real", "blank", "shuffled", "noise")
     ablation: bool = True  # also score the untrained projector and the align-only model
-    max_new_tokens: int = Field(64, gt=0)
-    batch_size: int = Field(32, gt=0)
-    bootstrap: int = Field(1000, gt=0)
+    max_new_tokens: int = Field(default=64, gt=0)
+    batch_size: int = Field(default=32, gt=0)
+    bootstrap: int = Field(default=1000, gt=0)
 
 
 class DemoSection(_Section):

@@ -24,7 +24,7 @@ class _Record:
     """JSON in and out for the dataclasses below."""
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload, no-any-return]
+        return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

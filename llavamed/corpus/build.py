@@ -136,8 +136,8 @@ def _candidates(
     name = _identity(source, article, metadata)
     rows = []
     for number, figure in enumerate(article.figures, 1):
+        verdict = domain.classify(figure.caption, figure.mentions, article.title)
         for href in figure.graphics or ("",):
-            verdict = domain.classify(figure.caption, figure.mentions, article.title)
             pair = Pair(
                 key=store.make_key(name, figure.id or f"figure{number}", taken),
                 file="",

@@ -227,8 +227,12 @@ class _Paragraph:
     @property
     def bare(self) -> bool:
         """A table cell that holds "Fig. 5 [23]" and no more says nothing about figure 5."""
-        rest = "".join(c for i, c in enumerate(self.text) if not any(a <= i < b for a, b in self.spans.values()))
-        return self.in_table and re.search(r"[^\W\d_]{2}", rest) is None
+        if not self.in_table:
+            return False
+        rest = list(self.text)
+        for start, end in self.spans.values():
+            rest[start:end] = " " * (end - start)
+        return re.search(r"[^\W\d_]{2}", "".join(rest)) is None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Look into a corpus: its pairs one by one, as `llavamed corpus show` prints them."""
+"""Look into a corpus: its pairs as rows to print, for `llavamed corpus show`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from llavamed.corpus.build import WITHOUT_IMAGE
 from llavamed.corpus.store import Corpus
@@ -13,15 +14,17 @@ from llavamed.errors import InputError
 from llavamed.records import Pair, read_jsonl
 
 
-def show(corpus: Path, key: str | None = None, limit: int = 10) -> list[Pair]:
-    """The pair with this key, or the first `limit` pairs. After the pairs with an image come those whose
-    image was missing (their `file` is empty). Raises InputError for a key that is not there."""
+def show(corpus: Path, key: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
+    """The pair with this key, or the first `limit` pairs, as one row of printable fields each.
+
+    After the pairs with an image come those whose image was missing. Raises InputError for a key that is not there.
+    """
     if key is None:
-        return list(islice(_all(corpus), limit))
+        return [_row(pair) for pair in islice(_all(corpus), limit)]
     keys = []
     for pair in _all(corpus):
         if pair.key == key:
-            return [pair]
+            return [_row(pair)]
         keys.append(pair.key)
     close = difflib.get_close_matches(key, keys, n=1)
     hint = f"did you mean {close[0]!r}?" if close else "leave the key out to list the first ones"
@@ -33,3 +36,19 @@ def _all(corpus: Path) -> Iterator[Pair]:
     if (corpus / WITHOUT_IMAGE).is_file():
         for row in read_jsonl(corpus / WITHOUT_IMAGE):
             yield Pair.from_json(row)
+
+
+def _row(pair: Pair) -> dict[str, Any]:
+    flags = ["plot or diagram"] * pair.is_plot + ["compound"] * pair.is_compound
+    return {
+        "key": pair.key,
+        "image": f"{pair.file}, {pair.width} x {pair.height} pixels" if pair.file else "missing",
+        "label": pair.label,
+        "caption": pair.caption,
+        "mentions": [mention.sentence for mention in pair.mentions],
+        "domain": ", ".join([f"{pair.domain} ({pair.domain_score:.2f})", *flags]),
+        "licence": pair.licence,
+        "title": pair.title,
+        "doi": pair.doi,
+        "source": pair.source,
+    }

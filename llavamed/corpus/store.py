@@ -192,11 +192,15 @@ def open_images(root: Path) -> Callable[[str], bytes]:
 
     def image(key: str) -> bytes:
         path = Path(key)
-        if path.is_absolute() or ".." in path.parts or not (inside / path).resolve().is_relative_to(inside):
+        if path.is_absolute() or ".." in path.parts:
             raise InputError(f"image {key!r}: leads out of {root}; give a path below it")
         try:
-            return (inside / path).read_bytes()
+            found = (inside / path).resolve()
+            data = found.read_bytes() if found.is_relative_to(inside) else None
         except (OSError, ValueError):  # ValueError: a NUL in the name
             raise InputError(f"image {key!r}: no such file in {root}") from None
+        if data is None:
+            raise InputError(f"image {key!r}: a link that leads out of {root}; put a copy there")
+        return data
 
     return image

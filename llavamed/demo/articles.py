@@ -49,7 +49,7 @@ PROSE = "This is an open access article distributed under the terms of the Creat
 KINDS = (("single", 0.74), ("compound", 0.12), ("plot", 0.09), ("diagram", 0.05))
 DEFECTS = (("", 0.94), ("image_missing", 0.02), ("image_cut", 0.02), ("caption_missing", 0.01), ("id_missing", 0.01))
 FORMATS = ((".jpg", "JPEG", 0.8), (".png", "PNG", 0.15), (".tif", "TIFF", 0.05))
-RETRACTED_SHARE, NOT_XML_SHARE = 0.01, 0.005
+RETRACTED_SHARE, NOT_XML_SHARE = 0.015, 0.01
 
 
 @dataclass(frozen=True)

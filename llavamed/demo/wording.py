@@ -86,7 +86,7 @@ MENTIONS = {
         "In {figure}, {count} {nouns} can be told apart.",
     ),
     "plain": (
-        "The findings are shown in {figure}.",
+        "The examination is shown in {figure}.",
         "Representative imaging is given in {figure}.",
         "Details of the examination are presented in {figure}.",
     ),

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
@@ -27,7 +28,6 @@ from transformers.generation.streamers import BaseStreamer
 from llavamed.engine.request import Request
 from llavamed.errors import InputError
 from llavamed.model import chat, folder
-from llavamed.model.folder import Assembled
 
 
 class LocalEngine:
@@ -39,20 +39,10 @@ class LocalEngine:
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None and device.type == "cpu":
             dtype = torch.float32  # half precision on a CPU is slower, and rarely what was wanted
-        self._begin(folder.load(Path(path), dtype), _name(Path(path)), device)
-
-    @classmethod
-    def of(cls, assembled: Assembled, name: str) -> LocalEngine:
-        """An engine for a model in memory, where it is."""
-        engine = cls.__new__(cls)
-        engine._begin(assembled, name, assembled.model.device)
-        return engine
-
-    def _begin(self, assembled: Assembled, name: str, device: torch.device) -> None:
-        self.name = name
+        assembled = folder.load(Path(path), dtype)
+        self.name = _name(Path(path))
         self.processor = assembled.processor
-        self.processor.tokenizer.padding_side = "left"
-        self.model = assembled.model.to(device).eval()
+        self.model = assembled.model.to(device)
         self._lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[str]:
@@ -76,9 +66,7 @@ class LocalEngine:
 
     def count_tokens(self, request: Request) -> int:
         """Tokens of the prompt, image tokens included."""
-        text = chat.prompt(self.processor, request.messages)
-        ids = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return len(ids) + len(request.images) * (chat.image_tokens(self.processor) - 1)
+        return len(chat.prompt_ids(self.processor, request.messages))
 
     def close(self) -> None:
         """Wait for the answer in the making and let the model go."""
@@ -87,26 +75,27 @@ class LocalEngine:
                 del self.model
 
     def _inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
+        """`input_ids` and `attention_mask` (requests, tokens), padded at the left; `pixel_values` of all images."""
+        prompts = [chat.prompt_ids(self.processor, request.messages) for request in requests]
         limit = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        for request in requests:
-            count = self.count_tokens(request) + request.max_new_tokens
-            if limit is not None and count > limit:
+        for ids, request in zip(prompts, requests, strict=True):
+            if limit is not None and len(ids) + request.max_new_tokens > limit:
                 raise InputError(
-                    f"the prompt and max_new_tokens={request.max_new_tokens} are {count} tokens; the model takes "
-                    f"{limit}: ask for less, or leave earlier turns out"
+                    f"the prompt's {len(ids)} tokens and max_new_tokens={request.max_new_tokens} are more than the "
+                    f"{limit} tokens that the model takes: ask for less, or leave earlier turns out"
                 )
+        longest = max(map(len, prompts))
+        padded = np.full((len(prompts), longest), self.processor.tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros_like(padded)
+        for row, ids in enumerate(prompts):
+            padded[row, longest - len(ids) :] = ids
+            mask[row, longest - len(ids) :] = 1
+        inputs = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
         images = [image.convert("RGB") for request in requests for image in request.images]
-        inputs = self.processor(
-            images=images or None,
-            text=[chat.prompt(self.processor, request.messages) for request in requests],
-            add_special_tokens=False,  # the template has written them
-            padding=True,
-            return_tensors="pt",
-        )
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         if images:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self.model.dtype)
-        return inputs
+            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+            inputs["pixel_values"] = pixels.to(self.model.dtype)
+        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
 
     def _answers(self, requests: Sequence[Request]) -> list[str]:
         inputs = self._inputs(requests)

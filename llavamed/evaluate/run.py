@@ -70,11 +70,10 @@ def evaluate(
         made.counts, made.funnel, made.files = body["counts"], body["funnel"], body["files"]
         made.seconds, made.extra = body["seconds"], body.get("extra", {})
         return made
-    out.mkdir(parents=True, exist_ok=True)
-    (out / manifest.NAME).unlink(missing_ok=True)  # from here on the folder is unfinished
-
-    engine = connect(model)
+    engine = connect(model)  # before anything is touched: a misspelt model must not undo a finished evaluation
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / manifest.NAME).unlink(missing_ok=True)  # from here on the folder is unfinished
         paths = {control: _predict(engine, benchmark, out, control, seed, section, made) for control in controls}
     finally:
         engine.close()
@@ -138,7 +137,7 @@ def evaluate_predictions(
 
 def model_fingerprint(model: str) -> str:
     """What identifies the weights: the manifest of a folder of ours, the bytes of another, the URL of an endpoint."""
-    folder = Path(model)
+    folder = Path(model).expanduser()
     if not folder.is_dir():
         return manifest.fingerprint(model)
     body = manifest.read(folder)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, NamedTuple
 
 from llavamed.instruct import tables
@@ -75,9 +75,7 @@ def extract(text: str, about: str | None = None) -> Facts:
         finding = affirmed[0]
     elif any(h.term == GENERIC and h.status == "affirmed" for h in judged):
         finding = GENERIC
-    elif not unsure and any(
-        (h.term, h.status) in {("normal", "affirmed"), (GENERIC, "denied")} for h in judged
-    ):
+    elif not unsure and any((h.term, h.status) in {("normal", "affirmed"), (GENERIC, "denied")} for h in judged):
         finding = NONE
 
     conflicts: list[str] = []
@@ -190,14 +188,15 @@ def _terms(category: str, strength: str = "forms") -> tuple[tuple[str, re.Patter
     return tuple(terms)
 
 
-def _hits(category: str, sentence: str, strength: str = "forms") -> list[_Hit]:
+@lru_cache(maxsize=4096)  # every reader below asks for the hits of the same sentences
+def _hits(category: str, sentence: str, strength: str = "forms") -> tuple[_Hit, ...]:
     """Where the category's words stand, the longest at each place winning, in order."""
     found = [_Hit(*m.span(), name) for name, pattern in _terms(category, strength) for m in pattern.finditer(sentence)]
     taken: list[_Hit] = []
     for hit in sorted(found, key=lambda h: (h.start - h.end, h.start, h.term)):
         if all(hit.end <= other.start or hit.start >= other.end for other in taken):
             taken.append(hit)
-    return sorted(h for h in taken if h.term)
+    return tuple(sorted(h for h in taken if h.term))
 
 
 # --- is it said, denied, or in doubt -----------------------------------------------------------------------------
@@ -247,9 +246,7 @@ def _one(category: str, sentences: list[str], conflicts: list[str]) -> str | Non
 def _modality(sentences: list[str], conflicts: list[str]) -> str | None:
     table = tables.load("lexicon.yaml")["modality"]
     for strength in ("forms", "weak"):
-        said = {
-            h.term for s in sentences for h in _hits("modality", s, strength) if _judged(s, h).status == "affirmed"
-        }
+        said = {h.term for s in sentences for h in _hits("modality", s, strength) if _judged(s, h).status == "affirmed"}
         general = {table["terms"][term].get("kind_of") for term in said}
         value: str | None = _settle("modality", sorted(said - general), conflicts)
         if value == "X-ray" and any(_pattern(tuple(table["chest"])).search(s) for s in sentences):
@@ -277,9 +274,7 @@ def _others(hits: list[_Hit], primary: str | None) -> bool:
     return any(h.term not in (primary, GENERIC, "normal") and h.status == "affirmed" for h in hits)
 
 
-def _side(
-    sentences: list[str], findings: list[list[_Hit]], primary: str | None, conflicts: list[str]
-) -> str | None:
+def _side(sentences: list[str], findings: list[list[_Hit]], primary: str | None, conflicts: list[str]) -> str | None:
     for group in _relevant(findings, sentences, primary):
         said = [h.term for sentence, _ in group for h in _hits("side", sentence)]
         if said:
@@ -288,9 +283,7 @@ def _side(
     return None
 
 
-def _size(
-    sentences: list[str], findings: list[list[_Hit]], primary: str | None, conflicts: list[str]
-) -> str | None:
+def _size(sentences: list[str], findings: list[list[_Hit]], primary: str | None, conflicts: list[str]) -> str | None:
     own, silent = _relevant(findings, sentences, primary)
     bound = [
         h.term
@@ -300,18 +293,13 @@ def _size(
         if start <= h.start and h.end <= end
     ]
     loose = [
-        h.term
-        for sentence, hits in (*own, *silent)
-        if not _others(hits, primary)
-        for h in _hits("size", sentence)
+        h.term for sentence, hits in (*own, *silent) if not _others(hits, primary) for h in _hits("size", sentence)
     ]
     value: str | None = _settle("size", bound or loose, conflicts)
     return value
 
 
-def _count(
-    sentences: list[str], findings: list[list[_Hit]], primary: str | None, conflicts: list[str]
-) -> Count | None:
+def _count(sentences: list[str], findings: list[list[_Hit]], primary: str | None, conflicts: list[str]) -> Count | None:
     table = tables.load("lexicon.yaml")["count"]
     numbers: dict[str, Count] = {str(word): value for value, words in table["words"].items() for word in words}
     own, silent = _relevant(findings, sentences, primary)
@@ -341,7 +329,7 @@ def _phrases(sentence: str, hits: list[_Hit], primary: str | None) -> Iterator[t
     previous_end = 0
     for hit in hits:
         if hit.term in (primary, GENERIC) and hit.status == "affirmed":
-            words = list(re.finditer(r"[\w.%µ&'-]+|[^\s\w]", sentence[:hit.start]))
+            words = list(re.finditer(r"[\w.%µ&'-]+|[^\s\w]", sentence[: hit.start]))
             start = hit.start
             for position in range(len(words) - 1, max(len(words) - 8, -1), -1):
                 word = words[position]

@@ -189,7 +189,6 @@ class TemplateTeacher:
             asked = _draw(pool, _alike(asked), rng) or asked
         return {"asked_modality": asked, "asked_a_modality": _modality(asked)["one"]}
 
-
     def _asked_organ(self, facts: Facts, yes: bool, rng: random.Random) -> dict[str, str] | None:
         assert facts.organ is not None
         if yes:

@@ -84,6 +84,16 @@ def prompt(processor: Any, messages: Sequence[Message]) -> str:
     return text
 
 
+def prompt_ids(processor: Any, messages: Sequence[Message]) -> NDArray[np.int64]:
+    """The token ids of `prompt`, images expanded, as the processor gives them: int64 (tokens,).
+
+    The tokenizer is asked for one text without padding, which changes nothing in it, so threads may share it.
+    """
+    text = prompt(processor, messages)
+    ids = np.asarray(_tokenize(processor, text)["input_ids"], dtype=np.int64)
+    return np.repeat(ids, _repeats(processor, ids))
+
+
 def encode(
     processor: Any, conversation: Conversation, max_tokens: int | None = None, truncate: bool = False
 ) -> Encoded:
@@ -127,8 +137,7 @@ def _encode(processor: Any, messages: Sequence[Message], where: str) -> Encoded:
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    begins_itself = tokenizer.bos_token is not None and texts[0].startswith(tokenizer.bos_token)
-    tokens = tokenizer(texts[0], add_special_tokens=not begins_itself, return_offsets_mapping=True)
+    tokens = _tokenize(processor, texts[0])
     ids = np.asarray(tokens["input_ids"], dtype=np.int64)
     offsets = np.asarray(tokens["offset_mapping"], dtype=np.int64)  # (tokens, 2): characters [start, end)
     supervised = np.zeros(len(ids), dtype=np.bool_)
@@ -151,8 +160,20 @@ def _encode(processor: Any, messages: Sequence[Message], where: str) -> Encoded:
     num_images = sum(message.num_images for message in messages)
     if int(images.sum()) != num_images:
         raise InputError(f"{where}: the chat template wrote {int(images.sum())} placeholders for {num_images} images")
-    repeats = np.where(images, image_tokens(processor), 1)
+    repeats = _repeats(processor, ids)
     return Encoded(np.repeat(ids, repeats), np.repeat(supervised, repeats), num_images)
+
+
+def _tokenize(processor: Any, text: str) -> Any:
+    """Ids and character offsets; the template's own begin-of-text token is not doubled."""
+    tokenizer = processor.tokenizer
+    begins_itself = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
+    return tokenizer(text, add_special_tokens=not begins_itself, return_offsets_mapping=True)
+
+
+def _repeats(processor: Any, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each id stands in the model's input: a placeholder once per image token."""
+    return np.where(ids == processor.image_token_id, image_tokens(processor), 1)
 
 
 def _rows(processor: Any, messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ checkpoints, which transformers, vLLM and SGLang all read. The map is the table 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -95,9 +96,10 @@ def memory_name(name: str) -> str:
 def save(assembled: Assembled, path: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Write the folder aside and rename it into place; a folder already there is replaced whole."""
     path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp")
-    if aside.exists():
-        shutil.rmtree(aside)
+    aside, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
+    for leftover in (aside, old):  # of a save that was killed
+        if leftover.exists():
+            shutil.rmtree(leftover)
     aside.mkdir(parents=True)
     _write_weights(assembled.model, aside, shard_bytes)
     _write_config(assembled, aside)
@@ -105,7 +107,6 @@ def save(assembled: Assembled, path: Path, shard_bytes: int = SHARD_BYTES) -> No
     for file in aside.iterdir():
         _flush(file)
     if path.exists():
-        old = path.with_name(f".{path.name}.old")
         path.rename(old)
         aside.rename(path)
         shutil.rmtree(old)
@@ -137,15 +138,15 @@ def load(path: Path, dtype: torch.dtype | None = None) -> Assembled:
     config = read_config(folder)
     processor = load_processor(folder)
     _check_weights(folder, config)
-    transformers.logging.disable_progress_bar()
-    model, info = LlavaForConditionalGeneration.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype or config.dtype or torch.float32,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
+    with quiet():
+        model, info = LlavaForConditionalGeneration.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype or config.dtype or torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     problems = {kind: names for kind, names in info.items() if names and kind != "unexpected_keys"}
     assert not problems, problems  # _check_weights has looked already
     rows = model.get_input_embeddings().num_embeddings
@@ -155,6 +156,21 @@ def load(path: Path, dtype: torch.dtype | None = None) -> Assembled:
             "the two are not of one model"
         )
     return Assembled(model.eval(), processor)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Loading without transformers' bars and reports: what they would say is checked here and raised."""
+    logs = transformers.logging
+    verbosity, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(verbosity)
+        if bars:
+            logs.enable_progress_bar()
 
 
 def _write_weights(model: LlavaForConditionalGeneration, folder: Path, shard_bytes: int) -> None:
@@ -236,7 +252,7 @@ def load_processor(path: Path) -> LlavaProcessor:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         # the PIL backend everywhere: torchvision's resampling differs in the last bits
         image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - tokenizers raises no narrower kind for a damaged file
         raise InputError(f"{folder}: its tokenizer or image processor cannot be read: {_line(error)}") from None
     return LlavaProcessor(
         image_processor,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -83,7 +83,6 @@ def build(section: ModelSection, seed: int, dtype: torch.dtype = torch.float32) 
     """
     if section.init_from is not None:
         return folder.load(Path(section.init_from).expanduser(), dtype)
-    transformers.logging.disable_progress_bar()
     tower = _load(TOWERS[tower_config(section.vision_tower).model_type][0], section.vision_tower, "vision_tower", dtype)
     language_model = _load(AutoModelForCausalLM, section.language_model, "language_model", dtype)
     if not hasattr(language_model, "lm_head") or not hasattr(language_model, "model"):
@@ -197,18 +196,17 @@ def _load(kind: Any, name: str, part: Part, dtype: torch.dtype) -> Any:
     )
     for problem in ("missing_keys", "mismatched_keys"):
         if info[problem]:
-            first = sorted(map(str, info[problem]))[0]
-            raise InputError(
-                f"{part} {name!r}: {problem.replace('_', ' ')}, first {first!r}; the checkpoint is damaged"
-            )
+            what, first = problem.replace("_keys", " tensors"), min(map(str, info[problem]))
+            raise InputError(f"{part} {name!r}: {what}, first {first!r}; the checkpoint is damaged: fetch it again")
     return model
 
 
 def _ask(call: Any, name: str, part: Part) -> Any:
     place = locate(name, part)
     try:
-        return call(place)
-    except (OSError, ValueError) as error:
+        with folder.quiet():
+            return call(place)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         if Path(place).is_dir():
             advice = "the folder must hold config.json, safetensors weights and the tokenizer or preprocessor files"

@@ -1,6 +1,6 @@
 """What a recipe will cost, before anything is downloaded: parameters, tokens, memory, steps, FLOPs.
 
-In: a recipe. Out: `Plan`, whose `rows()` are tables. The model is built on torch's meta device: shapes
+In: a recipe. Out: `Plan`, whose `tables()` are for printing. The model is built on torch's meta device: shapes
 without numbers, so a 7B model takes a moment and no memory. Configs of well-known bases stand in `BASES`;
 of local folders they are read; only for other hub ids is the hub asked, and then for the config alone.
 
@@ -135,7 +135,7 @@ class Plan:
     def parameters(self) -> int:
         return sum(count for _, count in self.parts.values())
 
-    def rows(self) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
+    def tables(self) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
         """Tables as (title, columns, rows of text): the parts, the stages, the memory."""
         stages, gib = self.stages, 2**30
         table: list[Sequence[str]] = [(part, what, f"{count:,}") for part, (what, count) in self.parts.items()]

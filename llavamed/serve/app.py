@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import signal
 import socket
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +90,7 @@ def serve(
     listener = listen(host, port, api_key)
     with contextlib.closing(listener), contextlib.closing(connect(model)) as engine:
         app = create_app(engine, api_key=api_key, page=page, examples=examples)
+        listener.listen()  # from the line that names the address on, a client that connects is served
         shown = f"[{host}]" if ":" in host else host
         url = f"http://{shown}:{listener.getsockname()[1]}"
         print(f"{engine.name}: for research; not for clinical use", file=sys.stderr)
@@ -95,7 +98,9 @@ def serve(
             print(f"chat page  {url}/")
         print(f"API        {url}/v1   (OpenAI-compatible; model {engine.name!r})", flush=True)
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_FINISH_SECONDS)
-        with contextlib.suppress(KeyboardInterrupt):  # raised again by uvicorn after it has shut down in good order
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else it would skip what is closed on the way out
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises each signal again after an orderly end
             uvicorn.Server(config).run(sockets=[listener])
 
 

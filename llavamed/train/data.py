@@ -150,12 +150,8 @@ def batches(
             for number in range(first_step, schedule.total):
                 step = schedule[number]
                 weights = step_weights(examples, step, loss)
-                waiting.append(
-                    (
-                        step,
-                        [pool.submit(make_batch, examples, pixels, pack, weights, image_token_id) for pack in step],
-                    )
-                )
+                packs = [pool.submit(make_batch, examples, pixels, pack, weights, image_token_id) for pack in step]
+                waiting.append((step, packs))
                 ahead += len(step)
                 while ahead > max(_PACKS_AHEAD, len(waiting[0][0])):
                     ready = waiting.popleft()
@@ -163,8 +159,10 @@ def batches(
                     yield ready
             while waiting:
                 yield waiting.popleft()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        finally:  # the reader has stopped early: nobody wants the rest
+            for _, packs in waiting:
+                for future in packs:
+                    future.cancel()
 
 
 def step_weights(examples: Examples, step: Step, loss: Literal["token", "example"]) -> dict[int, float]:

@@ -8,7 +8,7 @@ The hard thing is to fill packs well without changing what a step means. Filling
 from the whole epoch would give each step a different number of examples; here the batch is drawn first
 and only then split into as few packs as hold it, the longest example first, each to the pack that is
 emptiest so far (Graham's longest-processing-time rule, 1969). For LLaVA-Med's lengths and a batch of
-128 that balances packs to within 1 %.
+128 the packs of a step are, on average, over 99 % as full as the fullest.
 
 The plan depends on its arguments alone, so a run is resumed with nothing but the number of steps done.
 """

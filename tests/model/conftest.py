@@ -29,7 +29,7 @@ SENTENCES = [
 ]
 
 
-def write_tower(folder: Path, image_size: int = 48, patch_size: int = 16) -> Path:
+def _write_tower(folder: Path, image_size: int = 48, patch_size: int = 16) -> Path:
     torch.manual_seed(1)
     config = CLIPVisionConfig(
         hidden_size=32,
@@ -59,7 +59,7 @@ def write_tower(folder: Path, image_size: int = 48, patch_size: int = 16) -> Pat
     return folder
 
 
-def write_tokenizer(folder: Path, specials: tuple[str, ...]) -> PreTrainedTokenizerFast:
+def _write_tokenizer(folder: Path, specials: tuple[str, ...]) -> PreTrainedTokenizerFast:
     core = Tokenizer(models.BPE(unk_token=None))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -81,12 +81,12 @@ def write_tokenizer(folder: Path, specials: tuple[str, ...]) -> PreTrainedTokeni
     return tokenizer
 
 
-def write_language_model(
+def _write_language_model(
     folder: Path,
     specials: tuple[str, ...] = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]"),
     tied: bool = False,
 ) -> Path:
-    tokenizer = write_tokenizer(folder, specials)
+    tokenizer = _write_tokenizer(folder, specials)
     torch.manual_seed(2)
     config = MistralConfig(
         vocab_size=len(tokenizer),
@@ -107,13 +107,19 @@ def write_language_model(
 
 
 @pytest.fixture(scope="session")
+def write_language_model() -> Callable[..., Path]:
+    """Write a language model of another kind: `(folder, specials=..., tied=...)`."""
+    return _write_language_model
+
+
+@pytest.fixture(scope="session")
 def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tower(tmp_path_factory.mktemp("tower"))
+    return _write_tower(tmp_path_factory.mktemp("tower"))
 
 
 @pytest.fixture(scope="session")
 def language_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_language_model(tmp_path_factory.mktemp("language_model"))
+    return _write_language_model(tmp_path_factory.mktemp("language_model"))
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,334 @@
+"""Every trap of JATS that the reader claims to know, as a few lines of XML."""
+
+from __future__ import annotations
+
+import pytest
+
+from llavamed.corpus.jats import Article, ArticleError, parse_article
+from llavamed.errors import InputError
+
+
+def article(body: str, meta: str = "", after: str = "", head: str = "") -> Article:
+    xml = (
+        f'{head}<article xmlns:xlink="http://www.w3.org/1999/xlink" xmlns:ali="http://www.niso.org/schemas/ali/1.0/">'
+        f"<front><article-meta>{meta}</article-meta></front><body>{body}</body>{after}</article>"
+    )
+    return parse_article(xml.encode())
+
+
+def fig(number: int, caption: str = "A lesion.", identity: str | None = None, label: str | None = None) -> str:
+    label = f"Figure {number}." if label is None else label
+    return (
+        f'<fig id="{identity or f"f{number}"}"><label>{label}</label><caption><p>{caption}</p></caption>'
+        f'<graphic xlink:href="img{number}"/></fig>'
+    )
+
+
+def xref(number: int, text: str | None = None) -> str:
+    return f'<xref ref-type="fig" rid="f{number}">{f"Figure {number}" if text is None else text}</xref>'
+
+
+def sentences(found: Article, figure: int = 0) -> list[str]:
+    return [mention.sentence for mention in found.figures[figure].mentions]
+
+
+# --- figures ---------------------------------------------------------------------------------
+
+
+def test_metadata_comes_from_the_article_and_not_from_its_references_or_sub_articles() -> None:
+    found = article(
+        "",
+        '<article-id pub-id-type="pmc">123</article-id><article-id pub-id-type="pmid">45</article-id>'
+        '<article-id pub-id-type="doi">10.1/x</article-id>'
+        "<title-group><article-title>On <italic>E. coli</italic><xref ref-type='fn' rid='n'>*</xref></article-title>"
+        "</title-group>",
+        "<back><ref-list><ref><article-title>Another</article-title></ref></ref-list></back>"
+        "<sub-article><front-stub><article-id pub-id-type='doi'>10.1/other</article-id></front-stub></sub-article>",
+    )
+    assert (found.pmcid, found.pmid, found.doi, found.title) == ("PMC123", "45", "10.1/x", "On E. coli")
+
+
+def test_pmcid_with_its_prefix_is_not_prefixed_again() -> None:
+    assert article("", '<article-id pub-id-type="pmcid">PMC99</article-id>').pmcid == "PMC99"
+
+
+def test_title_and_all_paragraphs_of_a_caption_are_joined_by_one_space() -> None:
+    found = article(
+        "<fig><caption><title>A <bold>title</bold>.</title><p>One.</p>\n<p>Two\n three.</p></caption></fig>"
+    )
+    assert found.figures[0].caption == "A title. One. Two three."
+
+
+def test_words_of_a_list_or_a_line_break_are_not_glued() -> None:
+    found = article(
+        "<fig><caption><p>First<break/>second:<list><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list></p>"
+        "</caption></fig>"
+    )
+    assert found.figures[0].caption == "First second: a b"
+
+
+def test_text_of_a_caption_survives_any_nesting_but_not_comments_and_tex() -> None:
+    found = article(
+        "<fig><caption><p>x<sup>2<italic>a</italic></sup><!-- hidden --><?pi hidden?>y"
+        "<inline-formula><alternatives><tex-math>\\documentclass{article}</tex-math><mml:math xmlns:mml='m'>"
+        "<mml:mi>z</mml:mi></mml:math></alternatives></inline-formula></p></caption></fig>"
+    )
+    assert found.figures[0].caption.replace(" ", "") == "x2ayz"
+
+
+def test_figures_without_id_label_caption_or_graphic_are_kept() -> None:
+    found = article("<fig><graphic xlink:href='a.jpg'/></fig><fig id='f2'><label>Fig. 2</label></fig>")
+    assert [(f.id, f.label, f.caption, f.graphics) for f in found.figures] == [
+        ("", "", "", ("a.jpg",)),
+        ("f2", "Fig. 2", "", ()),
+    ]
+
+
+def test_a_group_gives_its_caption_only_to_figures_without_one() -> None:
+    found = article(
+        "<fig-group id='g'><label>Figure 1</label><caption><p>Of the group.</p></caption>"
+        f"{fig(1, 'Its own.')}<fig id='f2'><graphic xlink:href='b'/></fig></fig-group>"
+        "<p>See <xref ref-type='fig' rid='g'>Fig. 1</xref>.</p>"
+    )
+    assert [f.caption for f in found.figures] == ["Its own.", "Of the group."]
+    assert sentences(found, 0) == sentences(found, 1) == ["See Fig. 1."]
+
+
+def test_figures_of_the_floats_group_are_found_and_cited() -> None:
+    found = article(f"<p>See {xref(1)}.</p>", after=f"<floats-group>{fig(1)}</floats-group>")
+    assert sentences(found) == ["See Figure 1."]
+
+
+def test_alternatives_are_one_image_and_not_its_thumbnail() -> None:
+    found = article(
+        "<fig><alternatives><graphic xlink:href='x.thumbnail.jpg' content-type='scielo-267x140'/>"
+        "<graphic xlink:href='x.jpg'/><graphic xlink:href='x.tif'/></alternatives></fig>"
+    )
+    assert found.figures[0].graphics == ("x.jpg",)
+
+
+def test_several_graphics_are_several_images_and_the_first_attribute_is_not_the_href() -> None:
+    found = article("<fig><graphic mimetype='image' xlink:href='a'/><p><graphic id='i' xlink:href='b.gif'/></p></fig>")
+    assert found.figures[0].graphics == ("a", "b.gif")
+
+
+def test_namespaces_do_not_matter() -> None:
+    xml = (
+        '<j:article xmlns:j="http://jats.nlm.nih.gov" xmlns:x="http://www.w3.org/1999/xlink"><j:body>'
+        '<j:p>See <j:xref ref-type="fig" rid="f1">Fig. 1</j:xref>.</j:p>'
+        '<j:fig id="f1"><j:caption><j:p>A lesion.</j:p></j:caption><j:graphic x:href="a"/></j:fig></j:body></j:article>'
+    )
+    found = parse_article(xml.encode()).figures[0]
+    assert (found.caption, found.graphics, found.mentions[0].sentence) == ("A lesion.", ("a",), "See Fig. 1.")
+
+
+# --- mentions --------------------------------------------------------------------------------
+
+
+def test_a_mention_is_the_sentence_with_its_paragraph_and_section() -> None:
+    found = article(
+        "<sec><title>Case <italic>report</italic></title><sec><p>He fell. The skull "
+        f"({xref(1, 'Fig. 1')}) was intact. He went home.</p></sec></sec>{fig(1)}"
+    )
+    mention = found.figures[0].mentions[0]
+    assert mention.sentence == "The skull (Fig. 1) was intact."
+    assert mention.paragraph == "He fell. The skull (Fig. 1) was intact. He went home."
+    assert mention.section == "Case report"
+
+
+@pytest.mark.parametrize(
+    "wrapped", ["<bold>{}</bold>", "<sup><italic>{}</italic></sup>", "<bold><sup>({})</sup></bold>"]
+)
+def test_a_citation_is_found_however_deeply_it_sits(wrapped: str) -> None:
+    assert len(sentences(article(f"<p>A mass {wrapped.format(xref(1))} was seen.</p>{fig(1)}"))) == 1
+
+
+def test_a_citation_that_names_several_figures_counts_for_each() -> None:
+    found = article(f"<p>See <xref ref-type='fig' rid='f1 f3'>Figs. 1, 3</xref>.</p>{fig(1)}{fig(2)}{fig(3)}")
+    assert [len(f.mentions) for f in found.figures] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Figs. {xref(1, '1')}–{xref(3, '3')}",
+        f"{xref(1, 'Figs. 1')} to {xref(3, '3')}",
+        f"{xref(1, 'Figs. 1')}-<bold>{xref(3, '3')}</bold>",
+        f"<bold>{xref(1, 'Figures 1')}</bold> through {xref(3)}",
+        f"{xref(1, 'Figs. 1')}—{xref(3, '')}",
+        "<xref ref-type='fig' rid='f1 f3'>Figs. 1–3</xref>",
+        "<xref ref-type='fig' rid='f1'>Figs. 1-3</xref>",
+    ],
+)
+def test_a_range_cites_the_figures_in_between(text: str) -> None:
+    found = article(f"<p>All are shown in {text}.</p>" + "".join(fig(n) for n in range(1, 5)))
+    assert [len(f.mentions) for f in found.figures] == [1, 1, 1, 0]
+
+
+def test_a_range_goes_by_the_numbers_and_not_by_the_order_or_the_supplements() -> None:
+    supplement = fig(9, identity="f1s1", label="Figure 1—figure supplement 1.")
+    found = article(f"<p>All in Figs. {xref(1)}–{xref(3)}.</p>{fig(3)}{supplement}{fig(1)}{fig(2)}")
+    assert [len(f.mentions) for f in found.figures] == [1, 0, 1, 1]
+
+
+def test_two_figures_side_by_side_are_no_range() -> None:
+    found = article(f"<p>In {xref(1)} and {xref(3)}.</p>{fig(1)}{fig(2)}{fig(3)}")
+    assert [len(f.mentions) for f in found.figures] == [1, 0, 1]
+
+
+def test_a_caption_cites_nothing() -> None:
+    found = article(f"{fig(1, f'As in {xref(1)}.')}{fig(2, f'Enlarged from {xref(1)}.')}")
+    assert [f.mentions for f in found.figures] == [(), ()]
+    assert found.figures[1].caption == "Enlarged from Figure 1."
+
+
+def test_a_figure_inside_a_paragraph_does_not_leak_into_it() -> None:
+    found = article(f"<p>Before {xref(1)} it.{fig(1, 'The leak.')}<table-wrap><td>Cells.</td></table-wrap> After.</p>")
+    assert found.figures[0].mentions[0].paragraph == "Before Figure 1 it. After."
+
+
+def test_one_sentence_that_cites_twice_is_one_mention_with_all_panels() -> None:
+    found = article(f"<p>It grew ({xref(1, 'Fig. 1B')}) and shrank ({xref(1, 'Fig. 1A')}). Then it left.</p>{fig(1)}")
+    assert [(m.sentence, m.panels) for m in found.figures[0].mentions] == [
+        ("It grew (Fig. 1B) and shrank (Fig. 1A).", "AB")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "panels"),
+    [
+        (xref(1, "Figure 1"), ""),
+        (xref(1, "Fig. 1A"), "A"),
+        (xref(1, "Fig. 1a, b"), "AB"),
+        (xref(1, "Figure 1C, 1F, and 1G"), "CFG"),
+        (xref(1, "Fig. 1A-D,F"), "ABCDF"),
+        (xref(1, "Fig. 1 (A–C)"), "ABC"),
+        (xref(1, "Fig 1B and 1B′"), "B"),
+        (xref(1, "Fig. 1") + "a,c", "AC"),
+        (xref(1, "1") + "<italic>b</italic>", "B"),
+        (xref(1, "Fig. 1") + " and others", ""),
+        (xref(1, "Fig. 1") + "cm", ""),
+        (f"{xref(1, 'Fig. 1A')}–{xref(1, 'C')}", "ABC"),
+        (f"{xref(1, 'Fig. 1A')}, {xref(1, 'D')}", "AD"),
+    ],
+)
+def test_panels(text: str, panels: str) -> None:
+    assert article(f"<p>It is shown in {text}.</p>{fig(1)}").figures[0].mentions[0].panels == panels
+
+
+def test_a_citation_of_nothing_is_counted() -> None:
+    found = article(f"<p>See {xref(7)} and {xref(1)}.</p>{fig(1)}")
+    assert found.unresolved == 1
+    assert len(found.figures[0].mentions) == 1
+
+
+def test_a_figure_without_id_is_found_by_its_number() -> None:
+    found = article(f"<p>See {xref(2, 'Figura 2')}.</p>{fig(1)}<fig><label>Figura 2.</label></fig>")
+    assert [len(f.mentions) for f in found.figures] == [0, 1]
+    assert found.unresolved == 0
+
+
+def test_ids_of_a_sub_article_are_its_own() -> None:
+    found = article(
+        f"<p>Main {xref(1)}.</p>{fig(1, 'Main.')}",
+        after=f"<sub-article><body><p>Reply {xref(1)}.</p>{fig(1, 'Reply.')}</body></sub-article>",
+    )
+    assert [(f.caption, f.mentions[0].sentence) for f in found.figures] == [
+        ("Main.", "Main Figure 1."),
+        ("Reply.", "Reply Figure 1."),
+    ]
+
+
+def test_a_bare_pointer_in_a_table_is_no_mention() -> None:
+    cells = f"<td>{xref(1)} [3]</td><td>The mass of {xref(1)}</td>"
+    assert sentences(article(f"<table-wrap><tr>{cells}</tr></table-wrap>{fig(1)}")) == ["The mass of Figure 1"]
+
+
+# --- licence ---------------------------------------------------------------------------------
+
+
+CC = "http://creativecommons.org/licenses"
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        (f"<license xlink:href='{CC}/by/4.0/'><p>Text</p></license>", "CC-BY-4.0"),
+        (f"<ali:license_ref>{CC}/by-nc/4.0/</ali:license_ref>", "CC-BY-NC-4.0"),
+        (f"<license><ali:license_ref>{CC}/by/3.0/</ali:license_ref></license>", "CC-BY-3.0"),
+        (f"<license><p>See <ext-link xlink:href='{CC}/by/2.5/'>it</ext-link>.</p></license>", "CC-BY-2.5"),
+        (f"<license xlink:href='{CC}/by/4.0/'/><license xlink:href='{CC}/by-nc/4.0/'/>", "CC-BY-NC-4.0"),
+        ("<license><p>under the Creative Commons Attribution License</p></license>", "CC-BY"),
+        (
+            "<copyright-statement>X et al. under the Creative Commons Attribution License.</copyright-statement>",
+            "CC-BY",
+        ),
+        ("<copyright-statement>© The Author(s) 2009</copyright-statement>", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_licence_wherever_it_stands(meta: str, expected: str) -> None:
+    assert article("", f"<permissions>{meta}</permissions>").licence == expected
+
+
+def test_an_old_article_states_its_licence_outside_of_permissions() -> None:
+    old = "<copyright-statement>X. Distributed under the Creative Commons Attribution License.</copyright-statement>"
+    assert article("", old).licence == "CC-BY"
+
+
+def test_a_figure_taken_from_elsewhere_has_its_own_licence() -> None:
+    borrowed = (
+        "<fig id='f2'><permissions><copyright-statement>© Elsevier 1999</copyright-statement></permissions></fig>"
+    )
+    found = article(fig(1) + borrowed, "<permissions><license><p>CC BY 4.0</p></license></permissions>")
+    assert (found.licence, [f.licence for f in found.figures]) == ("CC-BY-4.0", ["", "unknown"])
+
+
+# --- what is no article, and what is hostile -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        b"",
+        b"   ",
+        b"not xml",
+        b"<article><body>",
+        b"\x89PNG\r\n",
+        b"<?xml version='1.0' encoding='klingon'?><article/>",
+    ],
+)
+def test_what_is_not_xml_is_an_input_error_with_a_reason(xml: bytes) -> None:
+    with pytest.raises(InputError, match="here\\.xml") as caught:
+        parse_article(xml, "here.xml")
+    assert isinstance(caught.value, ArticleError)
+    assert caught.value.reason == "not_xml"
+
+
+def test_xml_that_is_not_jats_names_its_root() -> None:
+    with pytest.raises(ArticleError, match="<html>") as caught:
+        parse_article(b"<html><body/></html>")
+    assert caught.value.reason == "not_jats"
+
+
+def test_the_wrapper_of_a_single_efetch_is_opened() -> None:
+    assert (
+        parse_article(b"<pmc-articleset><article><body><fig id='a'/></body></article></pmc-articleset>").figures[0].id
+        == "a"
+    )
+
+
+def test_entities_are_neither_expanded_nor_fetched() -> None:
+    head = '<!DOCTYPE article [<!ENTITY local "expanded"><!ENTITY file SYSTEM "file:///etc/hostname">]>'
+    caption = article(fig(1, "a&local;b&file;c"), head=head).figures[0].caption
+    assert caption == "a b c"
+
+
+def test_named_characters_of_the_dtd_are_read_without_it() -> None:
+    head = '<!DOCTYPE article PUBLIC "-//NLM//DTD" "archivearticle.dtd">'
+    assert article(fig(1, "5&nbsp;&micro;m &lt; &alpha;"), head=head).figures[0].caption == "5 µm < α"
+
+
+def test_a_file_nested_deeper_than_the_interpreter_is_read() -> None:
+    caption = article(fig(1, "<sup>" * 1900 + "deep" + "</sup>" * 1900)).figures[0].caption
+    assert caption == "deep"

@@ -1,0 +1,90 @@
+"""Licences in all the ways in which articles state them."""
+
+from __future__ import annotations
+
+import pytest
+
+from llavamed.corpus import licence
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://creativecommons.org/licenses/by/4.0/", "CC-BY-4.0"),
+        ("http://creativecommons.org/licenses/by/2.0", "CC-BY-2.0"),
+        ("http://creativecommons.org/licenses/by-nc-nd/3.0/", "CC-BY-NC-ND-3.0"),
+        ("https://creativecommons.org/licenses/by-nc-sa/3.0/igo/", "CC-BY-NC-SA-3.0"),
+        ("http://creativecommons.org/licenses/by/", "CC-BY"),
+        ("https://creativecommons.org/publicdomain/zero/1.0/", "CC0-1.0"),
+        ("http://creativecommons.org/publicdomain/mark/1.0/", "CC-PDM-1.0"),
+        ("http://creativecommons.org/licenses/publicdomain/", "CC-PDDC"),
+        ("https://www.elsevier.com/tdm/userlicense/1.0/", "unknown"),
+        ("http://creativecommons.org/licenses/sampling/1.0/", "unknown"),
+    ],
+)
+def test_urls(url: str, expected: str) -> None:
+    assert licence.from_url(url) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("distributed under the terms of the Creative Commons Attribution License, which permits", "CC-BY"),
+        ("the Creative Commons Attribution 4.0 International License (", "CC-BY-4.0"),
+        ("This is an open access article under the CC BY-NC-ND license", "CC-BY-NC-ND"),
+        ("the Creative Commons Attribution-NonCommercial-ShareAlike 3.0 Unported License", "CC-BY-NC-SA-3.0"),
+        ("the Creative Commons Attribution Non-Commercial License", "CC-BY-NC"),
+        (
+            "the terms of the Creative Commons Attribution Noncommercial License which permits any noncommercial use",
+            "CC-BY-NC",
+        ),
+        ("Creative Commons Attribution License, which permits unrestricted non-commercial use", "CC-BY-NC"),
+        ("(http://creativecommons.org/licenses/by-nc/3.0/), Creative Commons Attribution", "CC-BY-NC-3.0"),
+        ("made available under the Creative Commons CC0 public domain dedication.", "CC0-1.0"),
+        ("under the terms of the Creative Commons Public Domain Declaration, which stipulates", "CC-PDDC"),
+        ("Open Access article in the spirit of the Public Library of Science principles", "unknown"),
+        ("© Springer Science+Business Media, LLC 2007", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_prose(text: str, expected: str) -> None:
+    assert licence.from_text(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("CC BY", "CC-BY"), ("CC0", "CC0-1.0"), ("CC BY-NC-ND", "CC-BY-NC-ND"), ("CC BY-NC", "CC-BY-NC"),
+        ("CC BY-SA", "CC-BY-SA"), ("TDM", "TDM"), ("NO-CC CODE", "unknown"), ("", "unknown"),
+        ("CC-BY-4.0", "CC-BY-4.0"),
+    ],
+)  # fmt: skip
+def test_codes_of_pubmed_central(code: str, expected: str) -> None:
+    assert licence.from_code(code) == expected
+
+
+def test_the_code_wins_and_the_article_adds_the_version() -> None:
+    assert licence.combine("CC BY", "CC-BY-4.0") == "CC-BY-4.0"
+    assert licence.combine("CC BY-NC", "CC-BY-4.0") == "CC-BY-NC"
+    assert licence.combine("TDM", "CC-BY-4.0") == "TDM"
+    assert licence.combine("NO-CC CODE", "CC-BY-4.0") == "unknown"
+
+
+def test_of_several_statements_the_narrowest_holds() -> None:
+    assert licence.narrowest(["CC-BY-4.0", "unknown", "CC-BY-NC-4.0"]) == "CC-BY-NC-4.0"
+    assert licence.narrowest(["unknown"]) == "unknown"
+    assert licence.narrowest([]) == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("found", "commercial", "noncommercial"),
+    [
+        ("CC0-1.0", True, True), ("CC-BY", True, True), ("CC-BY-SA-4.0", True, True), ("CC-PDM-1.0", True, True),
+        ("CC-BY-NC-4.0", False, True), ("CC-BY-NC-SA-3.0", False, True), ("CC-BY-ND-4.0", False, False),
+        ("CC-BY-NC-ND-4.0", False, False), ("TDM", False, False), ("unknown", False, False),
+    ],
+)  # fmt: skip
+def test_policies(found: str, commercial: bool, noncommercial: bool) -> None:
+    assert licence.allowed(found, "commercial") is commercial
+    assert licence.allowed(found, "noncommercial") is noncommercial
+    assert licence.allowed(found, "any")

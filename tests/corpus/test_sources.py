@@ -1,0 +1,148 @@
+"""Finding articles and their images: layouts, zips, and what must not be reached."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llavamed.corpus import sources
+from llavamed.corpus.sources import SourceError, scan
+from llavamed.errors import InputError
+
+
+def put(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def put_zip(path: Path, files: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_bucket_layout_with_metadata_and_only_the_latest_version(tmp_path: Path) -> None:
+    files = {f"PMC7.{v}/PMC7.{v}.{kind}": b"{}" for v in (1, 2, 10) for kind in ("xml", "json")}
+    files["PMC7.10/supplement.xml"] = b"<x/>"
+    files["PMC7.10/PMC7.10.json"] = json.dumps({"license_code": "CC BY"}).encode()
+    found = scan(put(tmp_path, files))
+    assert [s.name for s in found.sources] == ["PMC7.10"]
+    assert found.sources[0].metadata() == {"license_code": "CC BY"}
+    assert [p.reason for p in found.problems] == ["superseded", "superseded"]
+
+
+def test_metadata_that_is_damaged_or_absent_is_none(tmp_path: Path) -> None:
+    found = scan(put(tmp_path, {"a.xml": b"", "b.xml": b"", "b.json": b"{", "c.nxml": b"", "c.json": b"[1]"}))
+    assert [s.metadata() for s in found.sources] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("href", "found"),
+    [
+        ("img1", b"jpg"), ("img1.tif", b"jpg"), ("IMG1.JPG", b"jpg"), ("img2", b"gif"), ("img3.png", b"tif"),
+        ("https://example.org/files/img1.gif?size=2", b"jpg"), ("info:doi/10.1371/journal.pone.0070598.g001", b"dots"),
+        ("img4", b"below"), ("other", None), ("img", None), ("../secret", None), ("/etc/hostname", None), ("", None),
+        ("text", None),
+    ],
+)  # fmt: skip
+def test_an_image_is_found_by_its_stem(tmp_path: Path, href: str, found: bytes | None) -> None:
+    root = put(
+        tmp_path,
+        {
+            "secret.jpg": b"secret", "a/article.xml": b"", "a/Img1.jpg": b"jpg", "a/img1.gif": b"small",
+            "a/img1.png": b"png", "a/img2.GIF": b"gif", "a/img3.tif": b"tif",
+            "a/journal.pone.0070598.g001.png": b"dots", "a/text.txt": b"no", "a/figures/img4.jpeg": b"below",
+            "a/b/article.xml": b"", "a/b/other.jpg": b"another article's",
+        },
+    )  # fmt: skip
+    source = next(s for s in scan(root).sources if s.where == "a/article.xml")
+    assert source.image(href) == found
+
+
+def test_zips_are_read_in_place_beside_folders_and_alone(tmp_path: Path) -> None:
+    put(tmp_path, {"in/one.xml": b"<a/>", "in/one.jpg": b"1"})
+    package = {"sub/two.xml": b"<b/>", "sub/two.jpg": b"2", "__MACOSX/sub/._two.xml": b"junk", "sub/._x.xml": b"junk"}
+    path = put_zip(tmp_path / "in/packages/p.zip", package)
+    assert [s.where for s in scan(tmp_path / "in").sources] == ["one.xml", "packages/p.zip!sub/two.xml"]
+    alone = scan(path).sources
+    assert [(s.name, s.xml(), s.image("two")) for s in alone] == [("two", b"<b/>", b"2")]
+    assert sorted(p.name for p in (tmp_path / "in/packages").iterdir()) == ["p.zip"]
+
+
+def test_zip_members_that_lead_out_are_ignored(tmp_path: Path) -> None:
+    names = ["../evil.xml", "/abs.xml", "a/../../b.xml", "..\\win.xml", "good.xml"]
+    found = scan(put_zip(tmp_path / "p.zip", dict.fromkeys(names, b"<a/>")))
+    assert [s.name for s in found.sources] == ["good"]
+
+
+def test_a_zip_member_is_cut_off_at_the_cap_whatever_its_header_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "MAX_XML_BYTES", 1000)
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.xml", b"0" * 10_000_000)
+    with pytest.raises(SourceError) as caught:
+        scan(path).sources[0].xml()
+    assert caught.value.reason == "too_large"
+
+
+def test_a_damaged_zip_is_a_problem_and_a_damaged_member_an_error(tmp_path: Path) -> None:
+    put(tmp_path, {"a.xml": b"", "broken.zip": b"PK not a zip"})
+    path = put_zip(tmp_path / "member.zip", {"b.xml": b"<b>" + b"x" * 100})
+    path.write_bytes(path.read_bytes().replace(b"xxx", b"yyy"))
+    found = scan(tmp_path)
+    assert [p.reason for p in found.problems] == ["zip_damaged"]
+    with pytest.raises(SourceError) as caught:
+        found.sources[1].xml()
+    assert caught.value.reason == "zip_damaged"
+
+
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    put(tmp_path, {"secret.jpg": b"secret", "in/a.xml": b"", "in/real.jpg": b"real"})
+    os.symlink(tmp_path / "secret.jpg", tmp_path / "in/outside.jpg")
+    os.symlink(tmp_path / "in/real.jpg", tmp_path / "in/inside.jpg")
+    source = scan(tmp_path / "in").sources[0]
+    assert source.image("outside") is None
+    assert source.image("inside") == b"real"
+
+
+@pytest.mark.parametrize("files", [{}, {"notes.txt": b"no article"}])
+def test_a_folder_without_articles_says_what_was_expected(tmp_path: Path, files: dict[str, bytes]) -> None:
+    with pytest.raises(InputError, match=r"no article in it; expected a folder of JATS articles"):
+        scan(put(tmp_path, files))
+
+
+def test_a_missing_path_and_a_wrong_file_are_input_errors(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        scan(tmp_path / "absent")
+    put(tmp_path, {"a.pdf": b""})
+    with pytest.raises(InputError, match=r"neither a folder nor a \.zip"):
+        scan(tmp_path / "a.pdf")
+
+
+def test_the_fingerprint_changes_with_content_and_name_and_not_with_time(tmp_path: Path) -> None:
+    root = put(tmp_path, {"a.xml": b"1", "a.jpg": b"2"})
+    before = scan(root).fingerprint
+    os.utime(root / "a.jpg", (1, 1))
+    assert scan(root).fingerprint == before
+    (root / "a.jpg").write_bytes(b"3")
+    changed = scan(root).fingerprint
+    (root / "a.jpg").rename(root / "b.jpg")
+    assert len({before, changed, scan(root).fingerprint}) == 3
+
+
+def test_real_packages_list_their_six_articles_and_find_their_images(shared_data: Path) -> None:
+    found = scan(shared_data / "jats_packages").sources
+    assert len(found) == 6
+    by_name = {s.name: s for s in found}
+    assert by_name["2236-8906-hoehnea-49-e1112020"].image("2236-8906-hoehnea-49-e1112020-gf1.jpg")
+    assert by_name["2318-0889-tinf-33-e200039"].image("2318-0889-tinf-33-e200039-gf01.tif")

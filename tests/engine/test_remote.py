@@ -1,0 +1,161 @@
+"""Against a small real HTTP server that records what it is sent."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llavamed.engine import connect
+from llavamed.engine.remote import RemoteEngine, RemoteError
+from llavamed.engine.request import Request
+from llavamed.errors import InputError
+from llavamed.records import Message, assistant, user
+
+
+class Endpoint:
+    """`bodies` and `keys` are what came in; `statuses` are answered first, one a request, then 200."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.statuses: list[int] = []
+        self.models = ["small", "other"]
+        endpoint = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def log_message(self, *_: object) -> None:
+                return
+
+            def do_GET(self) -> None:
+                self.reply(200, {"object": "list", "data": [{"id": m, "object": "model"} for m in endpoint.models]})
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                endpoint.bodies.append(body)
+                endpoint.keys.append(self.headers["Authorization"])
+                status = endpoint.statuses.pop(0) if endpoint.statuses else 200
+                if status != 200:
+                    self.reply(status, {"error": {"message": "not now", "type": "x", "code": "y"}})
+                elif body.get("stream"):
+                    self.send_response(200)
+                    self.send_header("Content-Type", "text/event-stream")
+                    self.end_headers()
+                    for word in ("An ", "answer."):
+                        event = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "small"}
+                        event["choices"] = [{"index": 0, "delta": {"content": word}}]  # type: ignore[assignment]
+                        self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+                    self.wfile.write(b"data: [DONE]\n\n")
+                else:
+                    text = f"echo {body['messages'][-1]['content']}"[:40]
+                    message = {"role": "assistant", "content": text}
+                    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+                    head = {"id": "1", "object": "chat.completion", "created": 0, "model": "small"}
+                    self.reply(200, {**head, "choices": [choice]})
+
+            def reply(self, status: int, value: dict[str, Any]) -> None:
+                data = json.dumps(value).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                if status == 429:
+                    self.send_header("Retry-After", "0")
+                self.end_headers()
+                self.wfile.write(data)
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    made = Endpoint()
+    thread = threading.Thread(target=made.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.server.shutdown()
+    thread.join()
+    made.server.server_close()
+
+
+def test_answers_come_back_in_order_with_several_under_way(endpoint: Endpoint) -> None:
+    engine = RemoteEngine(endpoint.url, "small", concurrency=4)
+    requests = [Request((user(f"question {i}"),)) for i in range(20)]
+    assert engine.generate(requests) == [f"echo question {i}" for i in range(20)]
+
+
+def test_an_image_travels_losslessly_inside_the_request(
+    endpoint: Endpoint, picture: Callable[[int], Image.Image]
+) -> None:
+    image = picture(1)
+    messages = (
+        Message("system", ({"type": "text", "text": "Be brief."},)),
+        user("Look.", images=1),
+        assistant("I see."),
+        user("What is it?"),
+    )
+    RemoteEngine(endpoint.url, "small").generate(
+        [Request(messages, (image,), max_new_tokens=9, temperature=0.5, top_p=0.9, seed=7, stop=("END",))]
+    )
+    body = endpoint.bodies[0]
+    settings = {key: body[key] for key in ("model", "max_tokens", "temperature", "top_p", "seed", "stop")}
+    assert settings == {
+        "model": "small", "max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 7, "stop": ["END"]
+    }  # fmt: skip
+    assert [m["role"] for m in body["messages"]] == ["system", "user", "assistant", "user"]
+    assert [m["content"] for m in body["messages"] if m["role"] != "user"] == ["Be brief.", "I see."]
+    shown, text = body["messages"][1]["content"]
+    assert text == {"type": "text", "text": "Look."}
+    head, _, data = shown["image_url"]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), np.asarray(image))
+
+
+def test_a_stream_gives_the_pieces(endpoint: Endpoint) -> None:
+    assert list(RemoteEngine(endpoint.url, "small").stream(Request((user("?"),)))) == ["An ", "answer."]
+
+
+def test_a_busy_endpoint_is_asked_again(endpoint: Endpoint) -> None:
+    endpoint.statuses = [429, 503]
+    assert RemoteEngine(endpoint.url, "small").generate([Request((user("hi"),))]) == ["echo hi"]
+    assert len(endpoint.bodies) == 3
+
+
+def test_what_still_fails_names_the_endpoint_and_the_reason(endpoint: Endpoint) -> None:
+    endpoint.statuses = [400]
+    engine = RemoteEngine(endpoint.url, "small")
+    with pytest.raises(RemoteError, match=f"{endpoint.url}/v1, model 'small': .*not now"):
+        engine.generate([Request((user("hi"),))])
+    endpoint.statuses = [400]
+    with pytest.raises(RemoteError, match="not now"):
+        list(engine.stream(Request((user("hi"),))))
+
+
+def test_connect_takes_the_endpoints_first_model_or_the_one_named(endpoint: Endpoint) -> None:
+    assert connect(endpoint.url).name == f"{endpoint.url}/v1#small"
+    assert connect(f"{endpoint.url}/v1/#other").name == f"{endpoint.url}/v1#other"
+    endpoint.models = []
+    with pytest.raises(InputError, match="serves no model"):
+        connect(endpoint.url)
+
+
+def test_an_endpoint_that_is_down_is_an_input_error() -> None:
+    with pytest.raises(InputError, match="is it up"):
+        RemoteEngine("http://127.0.0.1:9", max_retries=0)
+
+
+def test_the_key_is_the_one_given_or_from_the_environment(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "general")
+    RemoteEngine(endpoint.url, "small").generate([Request((user("hi"),))])
+    monkeypatch.setenv("LLAVAMED_API_KEY", "ours")
+    RemoteEngine(endpoint.url, "small").generate([Request((user("hi"),))])
+    RemoteEngine(endpoint.url, "small", api_key="given").generate([Request((user("hi"),))])
+    assert endpoint.keys == ["Bearer general", "Bearer ours", "Bearer given"]

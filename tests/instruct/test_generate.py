@@ -1,0 +1,164 @@
+"""The stage as a whole: files, funnel, provenance, and the same bytes again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from llavamed import manifest
+from llavamed.demo.truth import Truth
+from llavamed.errors import InputError
+from llavamed.instruct import formats
+from llavamed.instruct.generate import generate
+from llavamed.instruct.show import show
+from llavamed.recipe import InstructSection
+from llavamed.records import Conversation, Pair, read_conversations
+
+MakeCorpus = Callable[..., Path]
+SECTION = InstructSection()
+
+
+@pytest.fixture
+def pairs(world: list[tuple[Truth, Pair]]) -> list[Pair]:
+    """60 phantom pairs; the first five are what selection and the teacher must cope with."""
+    first = [pair for _, pair in world[:60]]
+    changed = [
+        {"is_plot": True},
+        {"is_compound": True},
+        {"domain": "other"},
+        {"caption": "Figure 1.", "mentions": ()},
+        {"caption": "The wings of the moth, folded.", "mentions": ()},
+    ]
+    return [replace(pair, **fields) for pair, fields in zip(first, changed, strict=False)] + first[5:]
+
+
+def _rows(folder: Path, name: str) -> list[Conversation]:
+    return list(read_conversations(folder / name))
+
+
+def test_writes_both_files_counts_what_it_dropped_and_names_the_corpus(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    corpus, out = make_corpus(pairs), tmp_path / "out"
+    made = generate(corpus, out, SECTION, seed=3)
+    align, instruct = _rows(out, "align.jsonl"), _rows(out, "instruct.jsonl")
+    assert made.counts == {
+        "pairs": 60,
+        "align": 59,
+        "instruct": 56,
+        "turns": sum(len(c.messages) // 2 for c in instruct),
+    }
+    assert (len(align), len(instruct)) == (59, 56)
+    assert made.funnel == {
+        "align: plot": 1,
+        "instruct: plot": 1,
+        "instruct: compound": 1,
+        "instruct: other_domain": 1,
+        "instruct: nothing_to_say": 1,
+    }
+    body = manifest.require(out, "instruct", "")
+    assert (out / body["extra"]["images"]).resolve() == corpus.resolve()
+    assert set(body["files"]) == {"align.jsonl", "instruct.jsonl", "report.html"}
+
+
+def test_every_record_says_where_it_comes_from_and_is_sound(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    generate(make_corpus(pairs), tmp_path / "out", SECTION, seed=3)
+    captions = {pair.key: pair.caption for pair in pairs}
+    for name in ("align.jsonl", "instruct.jsonl"):
+        rows = _rows(tmp_path / "out", name)
+        assert len({row.id for row in rows}) == len(rows)
+        for row in rows:
+            assert formats.problems(row) == []
+            assert set(row.source) == {"pair", "domain", "licence", "teacher", "prompt_hash"}
+            assert row.images == (row.source["pair"],)
+    assert all(row.messages[1].text == captions[row.images[0]] for row in _rows(tmp_path / "out", "align.jsonl"))
+
+
+def test_the_same_input_gives_the_same_bytes_and_a_finished_folder_is_not_made_again(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    corpus = make_corpus(pairs)
+    first = generate(corpus, tmp_path / "a", SECTION, seed=3)
+    assert generate(corpus, tmp_path / "b", SECTION, seed=3).files == first.files
+    before = (tmp_path / "a" / "report.html").stat().st_mtime_ns
+    again = generate(corpus, tmp_path / "a", SECTION, seed=3)
+    assert (tmp_path / "a" / "report.html").stat().st_mtime_ns == before
+    assert (again.counts, again.funnel, again.fingerprint) == (first.counts, first.funnel, first.fingerprint)
+    other = generate(corpus, tmp_path / "a", SECTION, seed=4)
+    assert other.files["instruct.jsonl"] != first.files["instruct.jsonl"]
+
+
+def test_a_smaller_count_writes_the_same_conversations_about_fewer_pairs_balanced(
+    world: list[tuple[Truth, Pair]], make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    corpus = make_corpus([pair for _, pair in world[:60]])
+    generate(corpus, tmp_path / "all", SECTION, seed=3)
+    made = generate(corpus, tmp_path / "few", SECTION.model_copy(update={"count": 20}), seed=3)
+    assert (made.counts["instruct"], made.counts["align"]) == (20, 60)
+    assert made.funnel == {"instruct: over the count": 40}
+    everything, few = ({c.id: c for c in _rows(tmp_path / n, "instruct.jsonl")} for n in ("all", "few"))
+    assert all(everything[key] == conversation for key, conversation in few.items())
+    assert set(Counter(c.source["domain"] for c in few.values()).values()) == {4}
+
+
+def test_the_report_shows_conversations_beside_image_and_source(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    generate(make_corpus(pairs), tmp_path / "out", SECTION, seed=3)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count('<article class="card">') == 24
+    assert page.count("data:image/jpeg") == 24
+    assert "nothing_to_say" in page
+    assert "<b>mention</b>" in page
+
+
+def test_an_interrupted_stage_leaves_no_manifest(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = make_corpus(pairs)
+    generate(corpus, tmp_path / "out", SECTION, seed=3)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("llavamed.instruct.generate.align", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(corpus, tmp_path / "out", SECTION, seed=4)
+    assert manifest.read(tmp_path / "out") is None
+
+
+def test_input_errors_say_what_to_do(pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="corpus build"):
+        generate(tmp_path / "absent", tmp_path / "out", SECTION, seed=0)
+    corpus = make_corpus(pairs)
+    with pytest.raises(InputError, match="give another folder"):
+        generate(corpus, corpus, SECTION, seed=0)
+    with pytest.raises(InputError, match="no pair to write about; dropped: instruct: plot 1"):
+        generate(make_corpus(pairs[:1], "plots"), tmp_path / "out", SECTION, seed=0)
+
+
+def test_show_gives_the_turns_beside_caption_and_mentions(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    generate(make_corpus(pairs), tmp_path / "out", SECTION, seed=3)
+    rows = show(tmp_path / "out", limit=4)
+    written = _rows(tmp_path / "out", "instruct.jsonl")[:4]
+    by_key = {pair.key: pair for pair in pairs}
+    for row, conversation in zip(rows, written, strict=True):
+        pair = by_key[conversation.images[0]]
+        assert (row["id"], row["images"], row["caption"]) == (conversation.id, pair.key, pair.caption)
+        assert row["mentions"] == " ".join(mention.sentence for mention in pair.mentions)
+        assert row["user 1"] == f"[image] {conversation.messages[0].text}"
+        assert row["assistant 1"] == conversation.messages[1].text
+    json.dumps(rows)
+    (tmp_path / "alone.jsonl").write_text((tmp_path / "out" / "instruct.jsonl").read_text())
+    assert "caption" not in show(tmp_path / "alone.jsonl", limit=1)[0]
+    with pytest.raises(InputError, match="instruct generate"):
+        show(tmp_path / "absent")

@@ -1,0 +1,182 @@
+"""The demo, whole: small in the fast suite, at its real size and under kill -9 in the slow one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llavamed import manifest, pipeline, recipe
+from llavamed.demo.run import demo
+
+SMALL = {
+    "demo.articles": 30,
+    "demo.questions": 26,
+    "demo.image_size": 96,
+    "train.instruct.epochs": 1,
+    "evaluate.max_new_tokens": 12,
+    "evaluate.bootstrap": 100,
+}
+
+
+def sets() -> list[str]:
+    return [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+
+
+def results(out: Path) -> dict[str, Any]:
+    """All that must be the same when a demo is run again: corpus bytes, conversations, losses, weights, scores."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.rglob("*")):
+        name = str(path.relative_to(out))
+        if path.suffix in {".tar", ".parquet", ".safetensors"} or path.name in {
+            "align.jsonl",
+            "instruct.jsonl",
+            "items.jsonl",
+        }:
+            found[name] = manifest.file_sha256(path)
+        elif path.name == "metrics.jsonl":
+            found[name] = [json.loads(line)["loss"] for line in path.read_text().splitlines()]
+        elif path.name == "scores.json":
+            found[name] = json.loads(path.read_text())["scores"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def small_demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pipeline.Outcome]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    return out, demo(recipe.changed(recipe.load("tiny"), SMALL), out)
+
+
+def test_every_stage_leaves_a_manifest_and_a_report(small_demo: tuple[Path, pipeline.Outcome]) -> None:
+    out, outcome = small_demo
+    for stage in ("world/articles", "world/benchmark", "corpus", "instruct", "train", "train/align", "train/instruct"):
+        assert manifest.read(out / stage) is not None, stage
+    for stage in (".", "corpus", "instruct", "train", "eval/phantom/instruct"):
+        assert (out / stage / "report.html").is_file(), stage
+    assert [(r.model, r.image) for r in outcome.rows] == [
+        ("untrained projector", "real"),
+        ("align only", "real"),
+        *(("align + instruct", image) for image in ("real", "blank", "shuffled", "noise")),
+    ]
+
+
+def test_a_finished_demo_is_not_repeated(small_demo: tuple[Path, pipeline.Outcome]) -> None:
+    out, first = small_demo
+    before = {p: p.stat().st_mtime_ns for p in out.rglob(manifest.NAME)}
+    again = demo(recipe.changed(recipe.load("tiny"), SMALL), out)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob(manifest.NAME)} == before
+    assert again.rows == first.rows
+
+
+def test_every_page_is_one_file_that_fetches_nothing(small_demo: tuple[Path, pipeline.Outcome]) -> None:
+    out, _ = small_demo
+    for page in out.rglob("report.html"):
+        text = page.read_text(encoding="utf-8")
+        assert 'src="http' not in text, page
+        assert "<script" not in text, page
+
+
+def test_conversations_hold_to_the_truth(small_demo: tuple[Path, pipeline.Outcome]) -> None:
+    """Nothing that the offline teacher lets the model say contradicts what was drawn."""
+    from llavamed.demo.truth import DOMAIN_NAMES, NONE
+    from llavamed.instruct.facts import extract
+    from llavamed.records import read_conversations
+
+    out, _ = small_demo
+    truths = {}
+    for line in (out / "world" / "articles" / "truth.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["kind"] == "single":
+            truths[row["article"].replace(".", "-") + "_" + row["figure"]] = row["truths"][0]
+    checked = 0
+    for conversation in read_conversations(out / "instruct" / "instruct.jsonl"):
+        truth = truths.get(conversation.images[0])
+        if truth is None:
+            continue
+        for message in conversation.messages:
+            if message.role != "assistant" or message.text.startswith("No,"):
+                continue
+            said = extract(message.text)
+            for name, value in (
+                ("modality", DOMAIN_NAMES[truth["domain"]]),
+                ("organ", truth["organ"]),
+                ("side", truth["side"]),
+                ("size", truth["size"]),
+            ):
+                assert getattr(said, name) in (None, value), (conversation.id, message.text, truth)
+            if said.finding not in (None, NONE, "lesion", "abnormality"):
+                assert said.finding == truth["finding"], (conversation.id, message.text, truth)
+            checked += 1
+    assert checked > 100
+
+
+@pytest.mark.slow
+def test_two_demos_of_the_same_seed_are_the_same(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        subprocess.run(
+            [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", "--out", tmp_path / name, *sets()], check=True
+        )
+    assert results(tmp_path / "a") == results(tmp_path / "b")
+
+
+@pytest.mark.slow
+def test_a_demo_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
+    """kill -9 and Ctrl-C in turn, at moments drawn from a seed, until a run gets through."""
+    command = [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", *sets()]
+    subprocess.run([*command, "--out", tmp_path / "straight"], check=True)
+    expected = results(tmp_path / "straight")
+    rng = random.Random(0)
+    kills = 0
+    for attempt in range(60):
+        process = subprocess.Popen(
+            [*command, "--out", tmp_path / "broken"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        try:
+            process.wait(timeout=rng.uniform(3, 16) + attempt // 4)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL if attempt % 2 else signal.SIGINT)
+            process.wait(timeout=60)
+            kills += 1
+            continue
+        assert process.returncode == 0
+        break
+    else:
+        pytest.fail("no run got through")
+    assert kills >= 3
+    assert results(tmp_path / "broken") == expected
+
+
+@pytest.mark.slow
+def test_the_demo_meets_its_bounds(tmp_path: Path) -> None:
+    """The figures of the README, at the demo's real size, in a process of its own."""
+    out = tmp_path / "out"
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", "--out", out, "--json"], stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.monotonic() - began
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert usage.ru_maxrss / 2**20 < 3.0, f"peak memory {usage.ru_maxrss / 2**20:.2f} GiB"
+    assert seconds < 6 * 60, f"{seconds:.0f} s"
+
+    def score(row: str, name: str, control: str | None = None) -> float:
+        body = json.loads((out / "eval" / "phantom" / row / "scores.json").read_text())
+        scores = body["controls"][control]["scores"] if control else body["scores"]
+        return float(scores[name]["value"])
+
+    assert score("instruct", "closed_accuracy") >= 90
+    assert score("instruct", "closed_accuracy", "blank") <= 60
+    assert score("instruct", "open_recall") >= 80
+    for name in ("closed_accuracy", "open_recall", "open_f1"):
+        assert score("instruct", name) > max(score("align", name), score("untrained", name)) + 20

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from llavamed import manifest
+from llavamed.errors import InputError
+from llavamed.model import folder as model_folder
+from llavamed.model.parts import build
+from llavamed.recipe import ModelSection, Recipe
+from llavamed.records import Conversation
+from llavamed.train import loop
+from llavamed.train.run import train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def recipe(parts: ModelSection, data: Path, images: Path) -> MakeRecipe:
+    """Two short stages; keyword arguments change a key of `instruct`."""
+
+    def make(**instruct: Any) -> Recipe:
+        shared = {"data": str(data), "images": str(images), "batch_size": 4, "epochs": 1}
+        stages = {
+            "align": {**shared, "trains": ["projector"]},
+            "instruct": {**shared, "trains": ["projector", "language_model"], **instruct},
+        }
+        tree = {"name": "small", "model": parts.model_dump(), "train": {"max_tokens": 128, **stages}}
+        return Recipe.model_validate(tree)
+
+    return make
+
+
+@pytest.fixture
+def stages_run(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the stages that optimizer steps were made in, one entry a step."""
+    names: list[str] = []
+    original = loop._Run.step
+
+    def step(self: Any, *rest: Any) -> dict[str, Any]:
+        names.append(self.name)
+        return original(self, *rest)
+
+    monkeypatch.setattr(loop._Run, "step", step)
+    return names
+
+
+def test_the_curriculum_leaves_a_run_folder_that_every_later_step_can_use(
+    recipe: MakeRecipe, parts: ModelSection, tmp_path: Path
+) -> None:
+    made = train(recipe(), tmp_path)
+    assert made.counts == {"align_steps": 2, "align_examples": 8, "instruct_steps": 2, "instruct_examples": 8}
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == recipe().model_dump(mode="json")
+    untrained, align, instruct = (
+        model_folder.load(tmp_path / name).model.state_dict() for name in ("untrained", "align", "instruct")
+    )
+    fresh = build(parts, 0).model.state_dict()
+    assert all(torch.equal(untrained[name], fresh[name]) for name in fresh)
+    moved = {name for name in fresh if not torch.equal(untrained[name], align[name])}
+    assert moved
+    assert all("projector" in name for name in moved)
+    assert any("language_model" in name for name in fresh if not torch.equal(align[name], instruct[name]))
+    assert all(torch.equal(fresh[name], instruct[name]) for name in fresh if "vision_tower" in name)
+    page = (tmp_path / "report.html").read_text()
+    assert all(word in page for word in ("align", "instruct", "Learning rate", "Throughput", "data:image/png"))
+    body = manifest.require(tmp_path, "train", "")
+    assert body["counts"] == made.counts
+    assert manifest.require(tmp_path / "align", "stage", "")["settings"]["name"] == "align"
+
+
+def test_running_again_repeats_nothing(recipe: MakeRecipe, tmp_path: Path, stages_run: list[str]) -> None:
+    first = train(recipe(), tmp_path)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    stages_run.clear()
+    again = train(recipe(), tmp_path)
+    assert stages_run == []
+    assert (again.fingerprint, again.counts) == (first.fingerprint, first.counts)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == stamps
+
+
+def test_a_changed_stage_repeats_that_stage_alone(recipe: MakeRecipe, tmp_path: Path, stages_run: list[str]) -> None:
+    train(recipe(), tmp_path)
+    stages_run.clear()
+    train(recipe(learning_rate=5e-4), tmp_path)
+    assert set(stages_run) == {"instruct"}
+    stages_run.clear()
+    assert train(recipe(), tmp_path / "apart").counts == train(recipe(), tmp_path).counts
+    weights = "instruct/model/model.safetensors"
+    assert (tmp_path / weights).read_bytes() == (tmp_path / "apart" / weights).read_bytes()
+
+
+def test_changed_data_repeat_the_stages_from_there_on(
+    recipe: MakeRecipe, tmp_path: Path, stages_run: list[str], data: Path
+) -> None:
+    own = tmp_path / "own.jsonl"
+    shutil.copy(data, own)
+    train(recipe(data=str(own)), tmp_path / "run")
+    stages_run.clear()
+    own.write_text("".join(own.read_text().splitlines(keepends=True)[:4]))
+    assert train(recipe(data=str(own)), tmp_path / "run").counts["instruct_examples"] == 4
+    assert set(stages_run) == {"instruct"}
+
+
+def test_settings_that_do_not_change_the_result_repeat_nothing(
+    recipe: MakeRecipe, tmp_path: Path, stages_run: list[str]
+) -> None:
+    train(recipe(), tmp_path)
+    stages_run.clear()
+    section = recipe().train.model_copy(update={"checkpoint_minutes": 1.0, "keep_checkpoints": 5})
+    train(recipe().model_copy(update={"train": section}), tmp_path)
+    assert stages_run == []
+
+
+def test_a_run_interrupted_in_its_second_stage_goes_on_there(
+    recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages_run: list[str]
+) -> None:
+    train(recipe(), tmp_path / "straight")
+    finish = loop._Run.finish
+
+    def crash(self: Any, made_from: Any) -> Any:
+        if self.name == "instruct":
+            raise OSError("the machine went away")
+        return finish(self, made_from)
+
+    monkeypatch.setattr(loop._Run, "finish", crash)
+    with pytest.raises(OSError, match="went away"):
+        train(recipe(), tmp_path / "resumed")
+    assert not (tmp_path / "resumed" / "manifest.json").exists()
+    monkeypatch.setattr(loop._Run, "finish", finish)
+    stages_run.clear()
+    train(recipe(), tmp_path / "resumed")
+    assert set(stages_run) == {"instruct"}
+    weights = "instruct/model/model.safetensors"
+    assert (tmp_path / "resumed" / weights).read_bytes() == (tmp_path / "straight" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": None}, r"stage 'instruct' has no data; set train\.instruct\.data"),
+        ({"data": "absent.jsonl"}, r"absent\.jsonl: no such file; set train\.instruct\.data"),
+        ({"images": "absent"}, r"absent: no such folder; set train\.instruct\.images"),
+    ],
+)
+def test_missing_paths_name_the_key_to_set_before_any_stage_runs(
+    recipe: MakeRecipe, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train(recipe(**change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_without_stages_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no stage to train; set one of train\.align"):
+        train(Recipe(name="empty"), tmp_path)
+
+
+def test_bad_records_stop_the_run_before_its_first_step(
+    recipe: MakeRecipe, tmp_path: Path, write_data: Callable[[list[Conversation]], Path], stages_run: list[str],
+    conversations: list[Conversation],
+) -> None:  # fmt: skip
+    bad = write_data([*conversations, Conversation("mute", (), conversations[-1].messages[:1])])
+    with pytest.raises(InputError, match=r"1 of 9 records.*'mute'"):
+        train(recipe(data=str(bad)), tmp_path / "run")
+    assert set(stages_run) == {"align"}
