@@ -56,6 +56,7 @@ def create_app(
 
     # The framework's own documentation pages load scripts from a public host, so they are off.
     app = FastAPI(title="llavamed", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=lifespan)
+    app.state.desk = desk
     app.add_middleware(gate.Gate, api_key=api_key)
     api.add_error_handlers(app)
     app.include_router(api.routes(desk))
@@ -97,11 +98,18 @@ def serve(
         if page:
             print(f"chat page  {url}/")
         print(f"API        {url}/v1   (OpenAI-compatible; model {engine.name!r})", flush=True)
-        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=_FINISH_SECONDS)
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                # Open tabs of the page hold connections that never end; only an answer is worth waiting for.
+                config.timeout_graceful_shutdown = _FINISH_SECONDS if app.state.desk.is_busy else 1
+                await super().shutdown(sockets)
+
+        config = uvicorn.Config(app, log_level="critical")
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # else it would skip what is closed on the way out
         with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises each signal again after an orderly end
-            uvicorn.Server(config).run(sockets=[listener])
+            Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int, api_key: str | None) -> socket.socket:

@@ -95,6 +95,10 @@ class Desk:
         return self._thread.is_alive() and not self._closed and not self._is_full
 
     @property
+    def is_busy(self) -> bool:
+        return self._current is not None or bool(self._line)
+
+    @property
     def _is_full(self) -> bool:
         return self._current is not None and len(self._line) >= self._max_waiting
 

@@ -4,10 +4,11 @@ A Gradio page in the same process as the API, asking the same desk; there is no 
 an error is shown in its own words and in its place (LLaVA's page said "NETWORK ERROR DUE TO HIGH TRAFFIC" to all).
 
 The hard thing is the patient in the picture. What a person said and sent lives in the server's memory for as long as
-the tab is open (`Talk`); the browser is never asked for it again, so it cannot ask for another's files either. The
-picture in the conversation is a small copy inside the page itself. The uploaded file, which Gradio must put on disk,
-lies in a folder only this user can read, is deleted after minutes, and the folder with the process's end. Nothing on
-the page comes from another host, and Gradio's own telemetry and run history are off.
+the tab is open (`Talk`); the browser is never asked for it again, so it cannot ask for another's, and a request that
+names a file which was not uploaded is refused (`Page`). The picture in the conversation is a small copy inside
+the page itself. The uploaded file, which Gradio must put on disk, lies in a folder only this user can read, is deleted
+after minutes, and the folder with the process's end. Nothing on the page comes from another host, and Gradio's own
+telemetry and run history are off.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 _UPLOADS = tempfile.TemporaryDirectory(prefix="llavamed-page-")
-os.environ["GRADIO_TEMP_DIR"] = _UPLOADS.name
+_UPLOADS_FOLDER = Path(_UPLOADS.name).resolve()
+os.environ["GRADIO_TEMP_DIR"] = str(_UPLOADS_FOLDER)
 
 import gradio as gr  # noqa: E402
 from fastapi import FastAPI  # noqa: E402
@@ -35,7 +37,7 @@ from PIL import Image  # noqa: E402
 
 from llavamed.engine.request import Request  # noqa: E402
 from llavamed.errors import InputError  # noqa: E402
-from llavamed.imaging.decode import decode  # noqa: E402
+from llavamed.imaging.decode import decode, read  # noqa: E402
 from llavamed.records import Message, assistant, user  # noqa: E402
 from llavamed.serve.desk import Desk  # noqa: E402
 from llavamed.serve.gate import MAX_BODY_BYTES, same_secret  # noqa: E402
@@ -85,9 +87,12 @@ def mount(app: FastAPI, desk: Desk, *, api_key: str | None, examples: Sequence[t
     def may_enter(_: str, password: str) -> bool:
         return api_key is not None and same_secret(password, api_key)
 
+    page = build(desk, examples)
+    # Gradio checks the paths in requests only once it believes to be launched; a mounted page is never told that it is.
+    page.has_launched = page.is_running = True
     gr.mount_gradio_app(
         app,
-        build(desk, examples),
+        page,
         path="/",
         auth=may_enter if api_key is not None else None,
         auth_message="Any user name; the password is this server's API key.",
@@ -102,10 +107,35 @@ def mount(app: FastAPI, desk: Desk, *, api_key: str | None, examples: Sequence[t
     )
 
 
+class Page(gr.Blocks):
+    """A page that reads pictures uploaded to it, and nothing else that a request names.
+
+    Gradio's own, asked by a forged request, copies any file of the server to where it can be fetched (in mounted
+    pages: see `mount`) and downloads any URL. CVE-2024-12065 was this in LLaVA's page.
+    """
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *more: Any, **named: Any) -> Any:
+        for path in _paths(inputs):
+            if not isinstance(path, str) or not Path(path).resolve().is_relative_to(_UPLOADS_FOLDER):
+                raise gr.Error("only pictures uploaded to this page can be asked about", print_exception=False)
+        return await super().preprocess_data(block_fn, inputs, *more, **named)
+
+
+def _paths(value: Any) -> Iterator[Any]:
+    """Every "path" anywhere in a request's data: so Gradio writes files."""
+    if isinstance(value, dict):
+        if "path" in value:
+            yield value["path"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _paths(item)
+
+
 def build(desk: Desk, examples: Sequence[tuple[Path, str]] = ()) -> gr.Blocks:
     """The page itself. `examples` are (image file, question) pairs, offered while the conversation is empty."""
     name = html.escape(desk.engine.name)
-    with gr.Blocks(
+    with Page(
         title="llavamed", fill_height=True, analytics_enabled=False, delete_cache=(60, KEEP_UPLOADS_SECONDS)
     ) as page:
         gr.HTML(
@@ -123,8 +153,7 @@ def build(desk: Desk, examples: Sequence[tuple[Path, str]] = ()) -> gr.Blocks:
             feedback_options=None,
             placeholder="Attach a picture with the paper clip, then type a question.",
             examples=[
-                {"icon": {"path": "", "url": _data_url(open_image(path))}, "text": question}
-                for path, question in examples
+                {"icon": {"path": "", "url": _data_url(read(path))}, "text": question} for path, question in examples
             ],
         )
         box = gr.MultimodalTextbox(

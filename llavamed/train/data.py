@@ -4,14 +4,14 @@ In: a conversations .jsonl and the images it names. Out: `Examples` (token ids, 
 all that planning needs) and, step by step, `Batch`es made in background threads while the model computes.
 
 What is hard is to fail early. Everything that could stop a run at its ninth hour is looked at in its first
-minutes: every record is encoded and every image is decoded once, and all problems are reported together, by
-reason, with the first records of each. Decoding ahead costs a few percent of an epoch; when the images are few
-enough their pixels are kept (`PIXEL_CACHE_BYTES`), and then it costs nothing.
+minutes: every record of every stage is encoded and every image is decoded once, and all problems are reported
+together, by reason, with the first records of each. Decoding ahead costs a few percent of an epoch; when the
+images are few enough their pixels are kept (`PIXEL_CACHE_BYTES`), and then it costs nothing.
 """
 
 from __future__ import annotations
 
-import threading
+import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,9 +32,9 @@ from llavamed.train.forward import Batch, collate
 from llavamed.train.loss import token_weights
 from llavamed.train.pack import Pack, Schedule, Step
 
-PIXEL_CACHE_BYTES = 512 * 2**20  # preprocessed pixels kept in memory: all images of a stage, or none
+PIXEL_CACHE_BYTES = 512 * 2**20  # preprocessed pixels kept in memory: all images that a stage adds, or none of them
 _NAMED = 3  # records named per reason
-_THREADS = 2
+_THREADS = max(2, min(16, os.cpu_count() or 2))
 _PACKS_AHEAD = 4
 
 
@@ -51,12 +51,16 @@ class Examples:
 
 
 class Pixels:
-    """Preprocessed images by key. `load` may be called from several threads."""
+    """Preprocessed images by key, from a corpus or a folder of image files; stages may share it.
 
-    def __init__(self, open_image: Callable[[str], bytes], processor: Any) -> None:
-        self._open_image = open_image
+    `load` may be called from several threads.
+    """
+
+    def __init__(self, images: Path | None, processor: Any) -> None:
+        self._open_image = _refuse if images is None else open_images(images)
         self._image_processor = processor.image_processor
         self._kept: dict[str, NDArray[np.float32]] = {}
+        self._looked_at: dict[str, InputError | None] = {}
 
     def load(self, key: str) -> NDArray[np.float32]:
         """(3, height, width) as the vision tower takes it. Raises InputError naming the image."""
@@ -68,30 +72,34 @@ class Pixels:
 
     def check(self, keys: Iterable[str]) -> dict[str, InputError]:
         """Decode every image once; return what was wrong, by key. Keeps the pixels if all fit."""
-        unique = list(dict.fromkeys(keys))
-        problems: dict[str, InputError] = {}
-        room = threading.Event()
-        room.set()
+        wanted = list(dict.fromkeys(keys))
+        new = [key for key in wanted if key not in self._looked_at]
+        images = len(self._kept) + len(new)
+
+        fit = True
 
         def look(key: str) -> None:
+            nonlocal fit
+            self._looked_at[key] = None
             try:
+                if not fit:
+                    decode(self._open_image(key), where=key)
+                    return
                 pixels = self.load(key)
-                if pixels.nbytes * len(unique) > PIXEL_CACHE_BYTES:
-                    room.clear()
-                if room.is_set():
-                    self._kept[key] = pixels
             except InputError as error:
-                problems[key] = error
+                self._looked_at[key] = error
+                return
+            fit = pixels.nbytes * images <= PIXEL_CACHE_BYTES
+            if fit:
+                self._kept[key] = pixels
 
-        with Progress("checking images", total=len(unique), unit="images") as progress:
-            for _ in _ahead(look, unique):
+        with Progress("checking images", total=len(new), unit="images") as progress:
+            for _ in _ahead(look, new):
                 progress.advance()
-        if not room.is_set():
-            self._kept.clear()
-        return problems
+        return {key: error for key in wanted if (error := self._looked_at[key]) is not None}
 
 
-def read_examples(data: Path, images: Path | None, processor: Any, max_tokens: int) -> tuple[Examples, Pixels]:
+def read_examples(data: Path, pixels: Pixels, processor: Any, max_tokens: int) -> Examples:
     """Encode every conversation and look at every image.
 
     Raises one InputError that lists all records that cannot be trained on, by reason.
@@ -112,7 +120,6 @@ def read_examples(data: Path, images: Path | None, processor: Any, max_tokens: i
         elif not encoded.supervised[1:].any():
             problems.append((conversation.id, "no supervised token after the first token"))
         kept.append((conversation, encoded.input_ids.astype(np.int32), encoded.supervised))
-    pixels = Pixels(_opener(images), processor)
     broken = pixels.check(key for conversation, _, _ in kept for key in conversation.images)
     for conversation, _, _ in kept:
         for key in conversation.images:
@@ -120,7 +127,7 @@ def read_examples(data: Path, images: Path | None, processor: Any, max_tokens: i
                 problems.append((conversation.id, _image_reason(key, broken[key])))
     if problems:
         raise InputError(f"{data}: {_summary(problems, len(conversations))}")
-    examples = Examples(
+    return Examples(
         ids=[conversation.id for conversation, _, _ in kept],
         images=[conversation.images for conversation, _, _ in kept],
         input_ids=[ids for _, ids, _ in kept],
@@ -128,7 +135,6 @@ def read_examples(data: Path, images: Path | None, processor: Any, max_tokens: i
         lengths=np.array([len(ids) for _, ids, _ in kept], dtype=np.int64),
         targets=np.array([int(supervised[1:].sum()) for _, _, supervised in kept], dtype=np.int64),
     )
-    return examples, pixels
 
 
 def batches(
@@ -198,14 +204,8 @@ def _ahead(work: Callable[[str], None], items: Iterable[str]) -> Iterator[None]:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _opener(images: Path | None) -> Callable[[str], bytes]:
-    if images is not None:
-        return open_images(images)
-
-    def refuse(key: str) -> bytes:
-        raise InputError(f"{key}: no image folder is given; set the stage's `images`")
-
-    return refuse
+def _refuse(key: str) -> bytes:
+    raise InputError(f"{key}: no image folder is given; set the stage's `images`")
 
 
 def _image_reason(key: str, error: InputError) -> str:

@@ -36,7 +36,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ from llavamed.progress import Progress
 from llavamed.recipe import StageSection, TrainSection
 from llavamed.train import checkpoint
 from llavamed.train.attention import packed
-from llavamed.train.data import Examples, batches, read_examples
+from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.forward import Batch, pack_loss
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
@@ -61,6 +61,8 @@ MODEL = "model"
 
 def run_stage(
     assembled: Assembled,
+    examples: Examples,
+    pixels: Pixels,
     name: str,
     stage: StageSection,
     train: TrainSection,
@@ -72,11 +74,8 @@ def run_stage(
     """Train `assembled` in place and write the finished stage to `out`; returns its manifest.
 
     `made_from` says what the stage is made of (`run.stage_manifest`): checkpoints of anything else are not resumed.
-    Raises InputError if the data cannot be trained on, RuntimeError if loss or gradient stop being finite.
+    Raises InputError if the disk is too small, RuntimeError if loss or gradient stop being finite.
     """
-    assert stage.data is not None
-    images = None if stage.images is None else Path(stage.images)
-    examples, pixels = read_examples(Path(stage.data), images, assembled.processor, train.max_tokens)
     schedule = Schedule(examples.lengths, stage.batch_size, train.tokens_per_pack, seed, stage.epochs)
     run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule)
     done = run.resume_or_begin(resume)
@@ -159,7 +158,7 @@ class _Run:
             )
         return 0
 
-    def log(self) -> Any:
+    def log(self) -> TextIO:
         return (self.out / METRICS).open("a", encoding="utf-8")
 
     def save(self, done: int) -> Path:
@@ -300,7 +299,7 @@ def _stop_signals() -> Iterator[_Stop]:
         stop.asked = number
         for known, handler in before.items():
             signal.signal(known, handler)
-        print("stopping after this step; the next signal stops at once", file=sys.stderr)
+        print("\nstopping after this step; the next signal stops at once", file=sys.stderr)
 
     for number in before:
         signal.signal(number, note)

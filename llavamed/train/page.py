@@ -15,9 +15,10 @@ from llavamed.report import Page, new_figure
 from llavamed.train.loop import METRICS, read_metrics
 
 _COLUMNS = (
-    "stage", "trains", "steps", "examples", "tokens", "supervised tokens", "trainable parameters", "time",
+    "stage", "trains", "steps", "examples", "tokens", "supervised", "parameters", "time",
     "tokens/s", "first loss", "last loss",
 )  # fmt: skip
+_STAGES_TEXT = "Supervised: tokens that have loss. Parameters: those that are trained."
 _LOSS_TEXT = (
     "Cross-entropy of the supervised tokens, in nats; the line is the mean over the last twentieth of the stage."
 )
@@ -45,7 +46,7 @@ def write_page(out: Path, recipe: Recipe, finished: Mapping[str, Mapping[str, An
             "tokens per second": f"{tokens / max(seconds, 1e-9):,.0f}",
         },
     )
-    page.table("Stages", _COLUMNS, [_row(name, body) for name, body in finished.items()])
+    page.table("Stages", _COLUMNS, [_row(name, body) for name, body in finished.items()], _STAGES_TEXT)
     page.figures("Loss", [_loss_figure(name, rows) for name, rows in metrics.items()], _LOSS_TEXT)
     for title, text, key, scale in _OTHER_CURVES:
         page.figures(
@@ -68,11 +69,11 @@ def _row(name: str, body: Mapping[str, Any]) -> list[str]:
 
 
 def _loss_figure(name: str, rows: list[dict[str, Any]]) -> Any:
-    figure, axes = new_figure()
+    figure, axes = new_figure(4.2, 3.0)
     steps, losses = _series(rows, "step"), _series(rows, "loss")
     axes.plot(steps, losses, alpha=0.35, linewidth=1)
     axes.plot(steps, _running_mean(losses, max(1, len(rows) // 20)), linewidth=2)
-    axes.set(title=name, xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.set(title=name, xlabel="step", ylabel="loss", ylim=(0, 1.05 * losses.max()))
     return figure
 
 
@@ -85,7 +86,8 @@ def _figure(name: str, rows: list[dict[str, Any]], key: str, label: str, scale: 
         axes.legend()
     else:
         axes.plot(steps, _series(rows, key) * scale)
-    axes.set(title=name, xlabel="step", ylabel=label, ylim=(0, None))
+    axes.set(title=name, xlabel="step", ylabel=label)
+    axes.set_ylim(0, 1.05 * axes.dataLim.ymax)
     return figure
 
 

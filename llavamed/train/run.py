@@ -32,6 +32,7 @@ from llavamed.manifest import Manifest
 from llavamed.model import folder as model_folder
 from llavamed.model.parts import build, locate
 from llavamed.recipe import ModelSection, Part, Recipe, StageSection, to_yaml
+from llavamed.train.data import Pixels, read_examples
 from llavamed.train.loop import MODEL, run_stage
 from llavamed.train.page import write_page
 
@@ -67,9 +68,35 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
         out.mkdir(parents=True, exist_ok=True)
         manifest.write_atomic(out / "recipe.yaml", to_yaml(recipe))
         previous = _untrained(recipe, out, start)
+        processor = model_folder.load_processor(previous / MODEL)
+        unfinished = {name for name in wanted if not manifest.is_done(out / name, wanted[name])}
+        sources: dict[str | None, Pixels] = {}  # stages that show the same folder share what was decoded
+        examples = {}
+        for name, stage in present:  # all of them now: a bad record of the last stage must not wait for its turn
+            if name in unfinished:
+                images = None if stage.images is None else Path(stage.images)
+                pixels = sources.setdefault(stage.images, Pixels(images, processor))
+                examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
         for name, stage in present:
-            _stage(recipe, name, stage, wanted[name], previous, out / name, resume)
-            previous = out / name
+            folder = out / name
+            if name in unfinished:
+                (folder / manifest.NAME).unlink(missing_ok=True)
+                assembled = model_folder.load(previous / MODEL, _dtype(recipe))
+                run_stage(
+                    assembled,
+                    examples.pop(name),
+                    sources[stage.images],
+                    name,
+                    stage,
+                    recipe.train,
+                    folder,
+                    recipe.seed,
+                    wanted[name],
+                    resume,
+                )
+            else:
+                print(f"train {name}: finished already, skipped", file=sys.stderr)
+            previous = folder
     finished = {name: _finished(out / name) for name in wanted}
     run.counts = {
         f"{name}_{key}": body["counts"][key] for name, body in finished.items() for key in ("steps", "examples")
@@ -97,17 +124,6 @@ def stage_manifest(recipe: Recipe, name: str, stage: StageSection, starts_from: 
         **recipe.train.model_dump(include=_ALSO_DECIDES),
     }
     return Manifest("stage", settings=settings, inputs=inputs)
-
-
-def _stage(
-    recipe: Recipe, name: str, stage: StageSection, made_from: Manifest, previous: Path, folder: Path, resume: bool
-) -> None:
-    if manifest.is_done(folder, made_from):
-        print(f"train {name}: finished already, skipped", file=sys.stderr)
-        return
-    (folder / manifest.NAME).unlink(missing_ok=True)
-    assembled = model_folder.load(previous / MODEL, _dtype(recipe))
-    run_stage(assembled, name, stage, recipe.train, folder, recipe.seed, made_from, resume)
 
 
 def _untrained(recipe: Recipe, out: Path, made_from: Manifest) -> Path:

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from gradio import processing_utils
 
 from llavamed.serve.app import create_app
 from llavamed.serve.desk import Desk
@@ -103,22 +104,36 @@ def test_stop_keeps_what_was_said_and_frees_the_model(engine: FakeEngine) -> Non
 # --- over HTTP ---
 
 
-def test_the_page_reads_no_file_that_was_not_uploaded(engine: FakeEngine, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["a picture", "a drawing", "a text", "a URL"])
+@pytest.mark.parametrize("trusting", [False, True], ids=["as served", "without Gradio's own check"])
+def test_the_page_reads_no_file_and_no_url_that_a_request_names(
+    what: str, trusting: bool, engine: FakeEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """CVE-2024-12065: LLaVA's Gradio page let a request name any file of the server."""
-    secret = tmp_path / "secret.png"
-    secret.write_bytes(png())
-    with running(create_app(engine, examples=[(secret, "What?")])) as url, httpx.Client(base_url=url) as http:
-        assert http.get(f"/gradio_api/file={secret}").status_code == 403
-        config = http.get("/config").json()
-        (asking,) = (row for row in config["dependencies"] if row["targets"][0][1] == "submit")
-        forged = {"text": "What?", "files": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}]}
+    paths = {"a picture": "secret.png", "a drawing": "secret.svg", "a text": "secret.txt"}
+    target = str(tmp_path / paths[what]) if what in paths else "http://127.0.0.1:9/x.png"
+    if what in paths:
+        Path(target).write_bytes(png())
+    fetched: list[str] = []
+
+    async def fetch(url: str, **_: Any) -> str:
+        fetched.append(url)
+        raise AssertionError("a URL was fetched")
+
+    monkeypatch.setattr(processing_utils, "async_ssrf_protected_download", fetch)
+    if trusting:
+        monkeypatch.setattr(processing_utils, "_check_allowed", lambda *_: None)
+    with running(create_app(engine)) as url, httpx.Client(base_url=url) as http:
+        (asking,) = (row for row in http.get("/config").json()["dependencies"] if row["targets"][0][1] == "submit")
+        forged = {"text": "What?", "files": [{"path": target, "meta": {"_type": "gradio.FileData"}}]}
         call = {"data": [forged, None], "fn_index": asking["id"], "session_hash": "forged"}
-        joined = http.post("/gradio_api/queue/join", json=call)
-        if joined.status_code == 200:
-            with http.stream("GET", "/gradio_api/queue/data?session_hash=forged") as events:
-                done = next(line for line in events.iter_lines() if "process_completed" in line)
-            assert json.loads(done.removeprefix("data: "))["success"] is False
-        assert engine.requests == []
+        assert http.post("/gradio_api/queue/join", json=call).status_code == 200
+        with http.stream("GET", "/gradio_api/queue/data?session_hash=forged") as events:
+            done = next(line for line in events.iter_lines() if "process_completed" in line)
+        assert json.loads(done.removeprefix("data: "))["success"] is False
+        assert http.get(f"/gradio_api/file={target}").status_code in (403, 404)
+    assert engine.requests == []
+    assert fetched == []
 
 
 def test_with_a_key_the_page_asks_for_it(engine: FakeEngine) -> None:

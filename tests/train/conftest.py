@@ -36,9 +36,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> ModelSection:
     torch.manual_seed(1)
     CLIPVisionModel(
         CLIPVisionConfig(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=3, num_attention_heads=4, image_size=32,
-            patch_size=16, projection_dim=16,
-        )  # fmt: skip
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=16,
+            projection_dim=16,
+        )
     ).save_pretrained(tower)
     side = {"height": 32, "width": 32}
     settings = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 32}, "crop_size": side}
@@ -54,10 +59,17 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> ModelSection:
     tokenizer.save_pretrained(language_model)
     MistralForCausalLM(
         MistralConfig(
-            vocab_size=len(tokenizer), hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, sliding_window=None,
-            bos_token_id=1, eos_token_id=2,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            hidden_size=48,
+            intermediate_size=96,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=512,
+            sliding_window=None,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
     ).save_pretrained(language_model)
     return ModelSection(vision_tower=str(tower), language_model=str(language_model))
 

@@ -20,7 +20,8 @@ Write = Callable[[list[Conversation]], Path]
 
 @pytest.fixture
 def read(assembled: Assembled, data: Path, images: Path) -> tuple[Examples, Pixels]:
-    return read_examples(data, images, assembled.processor, max_tokens=128)
+    pixels = Pixels(images, assembled.processor)
+    return read_examples(data, pixels, assembled.processor, max_tokens=128), pixels
 
 
 def test_examples_are_the_encoded_conversations_in_order(
@@ -36,9 +37,7 @@ def test_examples_are_the_encoded_conversations_in_order(
         assert examples.targets[index] == encoded.supervised.sum()
 
 
-def test_a_batch_lays_the_documents_one_behind_the_other(
-    read: tuple[Examples, Pixels], assembled: Assembled
-) -> None:
+def test_a_batch_lays_the_documents_one_behind_the_other(read: tuple[Examples, Pixels], assembled: Assembled) -> None:
     examples, pixels = read
     pack, image = (2, 7, 0), assembled.model.config.image_token_id
     batch = make_batch(examples, pixels, pack, {2: 0.5, 7: 0.25, 0: 0.125}, image)
@@ -73,12 +72,26 @@ def test_steps_come_in_the_plans_order_from_any_step_on(read: tuple[Examples, Pi
 def test_pixels_are_kept_only_if_all_fit(
     assembled: Assembled, data: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, kept = read_examples(data, images, assembled.processor, max_tokens=128)
+    kept, not_kept = (Pixels(images, assembled.processor) for _ in range(2))
+    read_examples(data, kept, assembled.processor, max_tokens=128)
     monkeypatch.setattr(data_module, "PIXEL_CACHE_BYTES", 7 * 3 * 32 * 32 * 4 - 1)
-    _, not_kept = read_examples(data, images, assembled.processor, max_tokens=128)
+    read_examples(data, not_kept, assembled.processor, max_tokens=128)
     assert kept.load("red.png") is kept.load("red.png")
     assert not_kept.load("red.png") is not not_kept.load("red.png")
     assert np.array_equal(kept.load("red.png"), not_kept.load("red.png"))
+
+
+def test_stages_that_share_a_folder_decode_each_image_once(
+    assembled: Assembled, data: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    original = data_module.decode
+    monkeypatch.setattr(data_module, "decode", lambda raw, where: decoded.append(where) or original(raw, where))
+    pixels = Pixels(images, assembled.processor)
+    for _ in range(2):
+        read_examples(data, pixels, assembled.processor, max_tokens=128)
+    assert sorted(decoded) == sorted(set(decoded))
+    assert len(decoded) == 7
 
 
 def test_all_problems_are_reported_together_by_reason_before_training(
@@ -101,7 +114,7 @@ def test_all_problems_are_reported_together_by_reason_before_training(
     ]
     path = write_data([conversations[0], *bad])
     with pytest.raises(InputError) as caught:
-        read_examples(path, folder, assembled.processor, max_tokens=128)
+        read_examples(path, Pixels(folder, assembled.processor), assembled.processor, max_tokens=128)
     message = str(caught.value)
     assert message.startswith(f"{path}: 10 of 11 records cannot be trained on")
     assert "no such file" in message
@@ -116,9 +129,10 @@ def test_all_problems_are_reported_together_by_reason_before_training(
 
 def test_images_without_an_image_folder_name_the_key_to_set(assembled: Assembled, data: Path) -> None:
     with pytest.raises(InputError, match=r"7 of 8 records.*set the stage's `images`"):
-        read_examples(data, None, assembled.processor, max_tokens=128)
+        read_examples(data, Pixels(None, assembled.processor), assembled.processor, max_tokens=128)
 
 
 def test_an_empty_file_is_an_error(assembled: Assembled, write_data: Write) -> None:
+    path, pixels = write_data([]), Pixels(None, assembled.processor)
     with pytest.raises(InputError, match="no conversations"):
-        read_examples(write_data([]), None, assembled.processor, max_tokens=128)
+        read_examples(path, pixels, assembled.processor, max_tokens=128)

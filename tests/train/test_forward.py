@@ -20,7 +20,8 @@ BATCH = tuple(range(8))
 
 @pytest.fixture
 def read(assembled: Assembled, data: Path, images: Path) -> tuple[Examples, Pixels]:
-    return read_examples(data, images, assembled.processor, max_tokens=128)
+    pixels = Pixels(images, assembled.processor)
+    return read_examples(data, pixels, assembled.processor, max_tokens=128), pixels
 
 
 def _gradients(assembled: Assembled, read: tuple[Examples, Pixels], step: Step, loss: Any, parts: Any) -> Any:

