@@ -18,7 +18,6 @@ from llavamed.demo.truth import DOMAIN_NAMES, SCENES, Truth, findings_of, organs
 from llavamed.instruct.facts import extract
 from llavamed.records import DOMAINS
 
-
 SEED_WITH_ALL = 3  # of 120 articles: one that has every kind of figure, defect and licence
 
 
