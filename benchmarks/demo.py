@@ -34,6 +34,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="keep the run here (must not exist)")
     args = parser.parse_args()
+    if args.out and args.out.exists():
+        raise SystemExit(f"{args.out}: exists; a finished demo would be skipped, not measured")
     out = args.out or Path(tempfile.mkdtemp()) / "demo"
     help_seconds = min(timed([*LLAVAMED, "--help"])[0] for _ in range(5))
     seconds, peak = timed([*LLAVAMED, "demo", "--no-serve", "--out", str(out)])

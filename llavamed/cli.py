@@ -105,13 +105,16 @@ def instruct_generate(
     ] = True,
     count: Annotated[int | None, typer.Option(min=1, help="Conversations at most, balanced over domains.")] = None,
     seed: int = 0,
+    overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Write alignment examples and conversations from a corpus."""
+    from llavamed import recipe
     from llavamed.instruct.generate import generate
-    from llavamed.recipe import InstructSection
 
-    section = InstructSection(teacher=teacher, teacher_model=teacher_model, mentions=mentions, count=count)
+    settings = recipe.load("tiny", overrides)
+    values = {"teacher": teacher, "teacher_model": teacher_model, "mentions": mentions, "count": count}
+    section = recipe.changed(settings, {f"instruct.{key}": value for key, value in values.items()}).instruct
     made = generate(corpus, out, section, seed)
     _funnel(made.counts, made.funnel, as_json)
     print(f"report: {out / 'report.html'}", file=sys.stderr)
@@ -123,20 +126,25 @@ def instruct_import(
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
     fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, phantom")],
     split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
+    as_json: Json = False,
 ) -> None:
     """Turn other people's files into conversations; every problem is listed before anything is written."""
     from llavamed.evaluate import benchmarks
     from llavamed.instruct import formats
     from llavamed.records import write_jsonl
 
+    if out.is_dir():
+        raise InputError(f"{out}: a folder; give the .jsonl file to write")
+    images = ""
     if fmt in ("llava", "llavamed"):
         conversations = formats.import_file(source, fmt)
     else:
         benchmark = benchmarks.load(fmt, source, split)
         conversations = list(formats.from_questions(benchmark.questions))
-        print(f"images: {benchmark.images}")
+        images = str(benchmark.images)
     out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{out}: {write_jsonl(out, conversations):,} conversations")
+    row = [str(out), write_jsonl(out, conversations), images]
+    _table(["file", "conversations", "images"], [row], as_json)
 
 
 @instruct_app.command("show")
@@ -170,8 +178,12 @@ def train(
     if dry_run:
         from llavamed.model.plan import plan
 
-        for title, columns, rows in plan(settings, gpu_gb * 1e9).tables():
-            _table(columns, rows, as_json, title)
+        tables = plan(settings, gpu_gb * 1e9).tables()
+        if as_json:
+            print(json.dumps({title: _records(columns, rows) for title, columns, rows in tables}, indent=1))
+            return
+        for title, columns, rows in tables:
+            _table(columns, rows, False, title)
         return
     from llavamed.train.run import train as run_training
 
@@ -209,11 +221,16 @@ def evaluate(
         )
     ]
     section = recipe.load("tiny", wanted).evaluate
+    bodies = []
     for name in names:
         folder = out / name if len(names) > 1 else out
         run_evaluation(model, name, data, folder, section, seed, split)
-        _scores(show.read(folder), as_json)
+        bodies.append(show.read(folder))
+        if not as_json:
+            _scores(bodies[-1])
         print(f"report: {folder / 'report.html'}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(bodies if len(names) > 1 else bodies[0], indent=1))
 
 
 @app.command()
@@ -231,7 +248,10 @@ def score(
     from llavamed.evaluate.run import evaluate_predictions
 
     evaluate_predictions(name, predictions, data, out, by_order, split)
-    _scores(show.read(out), as_json)
+    if as_json:
+        print(json.dumps(show.read(out), indent=1))
+    else:
+        _scores(show.read(out))
     print(f"report: {out / 'report.html'}", file=sys.stderr)
 
 
@@ -296,19 +316,16 @@ def _finish(outcome: Any, as_json: bool) -> None:
         print(f"model:  {outcome.model}", file=sys.stderr)
 
 
-def _scores(body: dict[str, Any], as_json: bool) -> None:
+def _scores(body: dict[str, Any]) -> None:
     from llavamed.evaluate import show
 
-    if as_json:
-        print(json.dumps(body, indent=1))
-        return
     for title, (columns, rows) in (
         (f"{body['benchmark']}, {body['split']}, n = {body['n']}", show.headline(body)),
         ("strict and official", show.rules(body)),
         ("what the image is worth", show.gaps(body)),
     ):
         if rows:
-            _table(columns, rows, as_json, title)
+            _table(columns, rows, False, title)
     print(show.verdict(body))
 
 
@@ -328,16 +345,21 @@ def _rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
         print()
 
 
+def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], as_json: bool, title: str = "") -> None:
     if as_json:
-        print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=1, ensure_ascii=False))
+        print(json.dumps(_records(columns, rows), indent=1, ensure_ascii=False))
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*columns, title=title or None, title_justify="left")
+    table = Table(*columns, title=Text(title) if title else None, title_justify="left")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(Text(str(cell)) for cell in row))  # Text: what stands in [ ] is not markup
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)  # a log file has no width: do not fold the numbers

@@ -16,6 +16,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 from llavamed.errors import InputError
 
 NAME = "manifest.json"
+UNFINISHED = "unfinished.json"  # the marker of a folder that a stage is writing
 _PACKAGES = ("llavamed", "torch", "transformers", "tokenizers", "numpy", "pillow", "lxml", "pyarrow")
 
 
@@ -69,11 +71,7 @@ class Manifest:
     def write(self, folder: Path, *, hash_files: bool = True) -> None:
         """Make `folder` complete: hash its files, then put the manifest in place by rename."""
         if hash_files:
-            self.files = {
-                str(p.relative_to(folder)): file_sha256(p)
-                for p in sorted(folder.rglob("*"))
-                if p.is_file() and p.name != NAME and not p.name.endswith((".tmp", ".log"))
-            }
+            self.files = {str(p.relative_to(folder)): file_sha256(p) for p in _results(folder)}
         body = {
             "stage": self.stage,
             "fingerprint": self.fingerprint,
@@ -88,6 +86,50 @@ class Manifest:
             **({"extra": self.extra} if self.extra else {}),
         }
         write_atomic(folder / NAME, json.dumps(body, indent=1, ensure_ascii=False, default=str) + "\n")
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _results(folder: Path) -> Iterator[Path]:
+    """The files that a stage made, without what is about the making."""
+    for path in sorted(folder.rglob("*")):
+        about = path.name in (NAME, UNFINISHED) or path.suffix in (".tmp", ".log")
+        if path.is_file() and not about and "checkpoints" not in path.relative_to(folder).parts:
+            yield path
+
+
+def begin(folder: Path, stage: str) -> None:
+    """Make `folder` ready to be written by `stage`; from here on it is unfinished.
+
+    Raises InputError if it is a file, if it holds another stage's work, or if it is not empty and not ours: a
+    stage clears what it left behind, and must never clear what somebody else did.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: a file; give a folder to write")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / UNFINISHED
+    body = read(folder) or read_marker(marker)
+    if body is None and any(folder.iterdir()):
+        raise InputError(f"{folder}: not empty and not made by llavamed; give an empty or a new folder")
+    if body is not None and body["stage"] != stage:
+        raise InputError(
+            f"{folder}: holds the work of {body['stage']!r}, not {stage!r}; give another folder, or delete it"
+        )
+    write_atomic(marker, json.dumps({"stage": stage}) + "\n")
+    (folder / NAME).unlink(missing_ok=True)
+
+
+def read_marker(marker: Path) -> dict[str, Any] | None:
+    """Which stage is writing a folder; None where the marker is absent or was cut short."""
+    try:
+        body = json.loads(marker.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return body if isinstance(body, dict) and "stage" in body else None
+
+
+def files_fingerprint(paths: Iterable[Path], root: Path) -> str:
+    """Names and sizes of loose files: notices that files were exchanged without reading them all."""
+    return fingerprint([(str(p.relative_to(root)), p.stat().st_size if p.is_file() else None) for p in sorted(paths)])
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -106,9 +148,11 @@ def read(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        body: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        body = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: damaged ({error.msg}); delete the folder and run the stage again") from None
+    if not isinstance(body, dict) or not {"stage", "fingerprint", "files"} <= body.keys():
+        raise InputError(f"{path}: not a manifest of llavamed; give a folder that llavamed made")
     return body
 
 
@@ -125,6 +169,10 @@ def require(folder: Path, stage: str, hint: str) -> dict[str, Any]:
 
 
 def is_done(folder: Path, expected: Manifest) -> bool:
-    """True if `folder` was completed from exactly these settings and inputs."""
+    """True if `folder` was completed from exactly these settings and inputs, and its files are still there."""
     body = read(folder)
-    return body is not None and body.get("fingerprint") == expected.fingerprint
+    return (
+        body is not None
+        and body["fingerprint"] == expected.fingerprint
+        and all((folder / name).is_file() for name in body["files"])
+    )

@@ -17,17 +17,10 @@ from typing import Any
 
 from llavamed import manifest, recipe
 from llavamed.errors import InputError
+from llavamed.evaluate.show import CONTROLS, HEADLINE, cell
+from llavamed.imaging.thumbnail import thumbnail
 from llavamed.recipe import Recipe
-from llavamed.report import Page, image_url, new_figure
-
-ROWS = {  # folder below train/ -> what the paper's ablation calls it
-    "untrained": "untrained projector",
-    "align": "align only",
-    "instruct": "align + instruct",
-    "finetune": "align + instruct + finetune",
-}
-HEADLINE = (("closed_accuracy", "closed accuracy"), ("open_recall", "open recall"), ("open_f1", "open F1"))
-CONTROLS = ("real", "blank", "shuffled", "noise")
+from llavamed.report import Page, new_figure
 
 
 @dataclass(frozen=True)
@@ -53,9 +46,7 @@ class Outcome:
         table = []
         for row in self.rows:
             cells = [row.benchmark, row.model, row.image]
-            for name, _ in HEADLINE:
-                score = row.scores.get(name)
-                cells.append(f"{score['value']:.1f} ({score['low']:.1f}-{score['high']:.1f})" if score else "-")
+            cells += [cell(row.scores.get(name)) for name, _ in HEADLINE]
             counts = [str(row.scores[name]["n"]) for name in ("closed_accuracy", "open_recall") if name in row.scores]
             table.append([*cells, " / ".join(counts)])
         return columns, table
@@ -66,6 +57,7 @@ def run(settings: Recipe, out: Path) -> Outcome:
     stages = [name for name in ("align", "instruct", "finetune") if getattr(settings.train, name)]
     if not (settings.corpus.articles or stages or settings.evaluate.benchmarks):
         raise InputError(f"recipe {settings.name}: names no stage; set corpus.articles, train or evaluate.benchmarks")
+    _check(settings, stages)
     out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
 
@@ -107,15 +99,28 @@ def run(settings: Recipe, out: Path) -> Outcome:
     return outcome
 
 
+def _check(settings: Recipe, stages: list[str]) -> None:
+    """All that the later stages need and nobody will make: found before the first hour is spent, not after the last."""
+    made = {"align", "instruct"} if settings.corpus.articles else set()
+    for stage in stages:
+        if stage not in made and getattr(settings.train, stage).data is None:
+            raise InputError(f"recipe {settings.name}: set train.{stage}.data to a .jsonl of conversations")
+    for benchmark in settings.evaluate.benchmarks:
+        from llavamed.evaluate.run import check
+
+        if not stages:
+            raise InputError(f"recipe {settings.name}: trains nothing; use `llavamed eval MODEL {benchmark}`")
+        if settings.evaluate.data is None:
+            raise InputError(f"recipe {settings.name}: set evaluate.data to the folder of {benchmark}'s files")
+        check(benchmark, Path(settings.evaluate.data))
+
+
 def _evaluate(settings: Recipe, out: Path, benchmark: str, stages: list[str]) -> list[Row]:
     """The final model under every control, and the rows of the ablation with the real image."""
     from llavamed.evaluate.run import evaluate
 
     section = settings.evaluate
-    if section.data is None:
-        raise InputError(f"recipe {settings.name}: set evaluate.data to the folder of {benchmark}'s files")
-    if not stages:
-        raise InputError(f"recipe {settings.name}: evaluates but trains nothing; use `llavamed eval MODEL {benchmark}`")
+    assert section.data is not None, "_check has seen it"
     rows = []
     for name in (*(["untrained", *stages[:-1]] if section.ablation else []), stages[-1]):
         last = name == stages[-1]
@@ -131,8 +136,20 @@ def _evaluate(settings: Recipe, out: Path, benchmark: str, stages: list[str]) ->
         )
         body = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         found = {"real": body["scores"], **{c: control["scores"] for c, control in body["controls"].items()}}
-        rows += [Row(benchmark, ROWS[name], control, found[control]) for control in CONTROLS if control in found]
+        rows += [
+            Row(benchmark, _label(settings, stages, name), control, found[control])
+            for control in CONTROLS
+            if control in found
+        ]
     return rows
+
+
+def _label(settings: Recipe, stages: list[str], name: str) -> str:
+    """What the paper's ablation calls the model after stage `name`."""
+    if name == "untrained":
+        return "untrained projector" if settings.model.init_from is None else "before training"
+    done = stages[: stages.index(name) + 1]
+    return " + ".join(done) if len(done) > 1 else f"{name} only"
 
 
 def _report(settings: Recipe, outcome: Outcome) -> None:
@@ -153,7 +170,7 @@ def _report(settings: Recipe, outcome: Outcome) -> None:
             "blank, exchanged or noise image: what remains there was never read from the picture.",
         )
         page.figures("The same as a picture", [_chart(outcome)])
-        page.cards("Answers, drawn evenly from the benchmark", _examples(settings, out))
+        page.cards("Answers, drawn evenly from the benchmark", _examples(settings, out, outcome))
     funnel = (manifest.read(out / "corpus") or {}).get("funnel", {})
     if funnel:
         page.table("From articles to pairs: what was dropped and why", ["reason", "figures"], list(funnel.items()))
@@ -193,21 +210,22 @@ def _chart(outcome: Outcome) -> Any:
     return figure
 
 
-def _examples(settings: Recipe, out: Path, count: int = 12) -> list[dict[str, Any]]:
+def _examples(settings: Recipe, out: Path, outcome: Outcome, count: int = 12) -> list[dict[str, Any]]:
+    """Questions of each benchmark as cards, with what the final model answered."""
     from llavamed.evaluate import benchmarks
+    from llavamed.records import read_jsonl
 
+    assert outcome.model is not None
     cards: list[dict[str, Any]] = []
     for name in settings.evaluate.benchmarks:
-        folders = [out / "eval" / name / row for row in reversed(ROWS) if (out / "eval" / name / row).is_dir()]
         benchmark = benchmarks.load(name, Path(settings.evaluate.data or ""), "test")
         questions = {q.id: q for q in benchmark.questions}
-        lines = (folders[0] / "items.jsonl").read_text(encoding="utf-8").splitlines()
-        for line in lines[:: max(1, len(lines) // count)][:count]:
-            item = json.loads(line)
+        items = list(read_jsonl(out / "eval" / name / outcome.model.name / "items.jsonl"))
+        for item in items[:: max(1, len(items) // count)][:count]:
             image = benchmark.images / questions[item["id"]].image
             cards.append(
                 {
-                    "image": image_url(image.read_bytes()) if image.is_file() else "",
+                    "image": thumbnail(image.read_bytes(), str(image)) if image.is_file() else "",
                     "title": item["question"],
                     "lines": [("answer", item["prediction"]), ("truth", item["reference"])],
                 }

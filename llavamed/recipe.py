@@ -26,7 +26,7 @@ Part = Literal["projector", "language_model", "vision_tower"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSection(_Section):
@@ -48,10 +48,10 @@ class CorpusSection(_Section):
 
     articles: str | None = None  # folder of articles to build from
     licence: Literal["commercial", "noncommercial", "any"] = "commercial"
-    min_side: int = 32  # pixels
-    max_pixels: int = 40_000_000
-    max_aspect: float = 8.0  # long side / short side
-    min_caption_words: int = 3
+    min_side: int = Field(default=32, gt=0)  # pixels
+    max_pixels: int = Field(default=40_000_000, gt=0)
+    max_aspect: float = Field(default=8.0, ge=1)  # long side / short side
+    min_caption_words: int = Field(default=3, ge=0)
 
 
 class InstructSection(_Section):
@@ -70,7 +70,7 @@ class StageSection(_Section):
 
     data: str | None = None  # conversations .jsonl; set by `llavamed run` when the recipe makes its own
     images: str | None = None  # a corpus folder, or a folder of image files
-    trains: tuple[Part, ...] = ("projector",)
+    trains: tuple[Part, ...] = Field(default=("projector",), min_length=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     projector_learning_rate: float | None = None  # default: learning_rate
     epochs: float = Field(default=1.0, gt=0)
@@ -109,9 +109,9 @@ class EvaluateSection(_Section):
 class DemoSection(_Section):
     """The phantom world's size; ignored by everything else."""
 
-    articles: int = 900
-    questions: int = 600
-    image_size: int = 160  # pixels
+    articles: int = Field(default=900, gt=0)
+    questions: int = Field(default=600, gt=0)
+    image_size: int = Field(default=160, ge=32)  # pixels
 
 
 class Recipe(_Section):
@@ -159,21 +159,26 @@ def to_yaml(recipe: Recipe) -> str:
 
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    if name_or_path in seen:
-        raise InputError(f"recipe {name_or_path}: extends itself ({' -> '.join((*seen, name_or_path))})")
     path = Path(name_or_path)
-    if path.suffix in {".yaml", ".yml"}:
+    is_file = path.suffix in {".yaml", ".yml"}
+    name = str(path.resolve()) if is_file else name_or_path
+    if name in seen:
+        raise InputError(f"recipe {name_or_path}: extends itself ({' -> '.join((*seen, name))})")
+    if is_file:
         if not path.is_file():
             raise InputError(f"recipe {path}: no such file")
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise InputError(f"recipe {path}: not UTF-8; save the file as UTF-8") from None
     else:
         names = shipped()
-        if name_or_path not in names:
+        if name not in names:
             raise InputError(
-                f"recipe {name_or_path!r}: not shipped{_nearest(name_or_path, names)}; "
+                f"recipe {name!r}: not shipped{_nearest(name, names)}; "
                 f"give one of {', '.join(names)}, or the path of a .yaml file"
             )
-        text = (resources.files("llavamed") / "recipes" / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("llavamed") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     tree = _yaml(text, f"recipe {name_or_path}")
     if not isinstance(tree, dict):
         raise InputError(f"recipe {name_or_path}: must be a mapping of sections, not {type(tree).__name__}")
@@ -181,7 +186,7 @@ def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:
     if parent is None:
         return tree
     beside = path.parent / str(parent)
-    base = _read(str(beside) if beside.suffix and beside.is_file() else str(parent), (*seen, name_or_path))
+    base = _read(str(beside) if beside.suffix and beside.is_file() else str(parent), (*seen, name))
     return _merge(base, tree)
 
 
@@ -206,18 +211,9 @@ def _put(tree: dict[str, Any], keys: list[str], value: Any, override: str) -> No
 
 def _yaml(text: str, where: str) -> Any:
     try:
-        value = yaml.safe_load(text)
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InputError(f"{where}: not YAML ({' '.join(str(error).split())})") from None
-    return _number(value) if isinstance(value, str) else value
-
-
-def _number(text: str) -> Any:
-    """YAML 1.1 reads 1e-5 as a string; people mean the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _explain(error: ValidationError) -> str:

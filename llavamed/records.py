@@ -1,8 +1,8 @@
 """The nouns that cross folders: an article's pair, a conversation, a benchmark's question, a prediction.
 
 Everything a stage hands to the next is one of these, written as one JSON object a line. `to_json`
-and `from_json` are exact inverses; unknown keys are kept out, missing ones are errors that name the
-record.
+and `from_json` are exact inverses; unknown keys are kept out. What people write themselves
+(conversations, questions) is checked field by field, with errors that name the record.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast, get_args
 
 from llavamed.errors import InputError
 
@@ -76,6 +76,9 @@ class Pair(_Record):
         return super().from_json({**row, "mentions": mentions})
 
 
+_PARTS = {"image": ("type",), "text": ("type", "text")}  # the keys of a content part
+
+
 @dataclass(frozen=True)
 class Message(_Record):
     """One turn. `content` is a tuple of {"type": "image"} and {"type": "text", "text": ...} parts."""
@@ -91,6 +94,25 @@ class Message(_Record):
     def num_images(self) -> int:
         return sum(part["type"] == "image" for part in self.content)
 
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        """`content` may be a plain string, as OpenAI's clients write it. Raises InputError for anything else."""
+        role, content = row.get("role"), row.get("content")
+        if role not in get_args(Role):
+            raise InputError(f"role {role!r}; it must be one of {', '.join(get_args(Role))}")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list | tuple):
+            raise InputError(f"content {content!r}; it must be text or a list of parts")
+        for part in parts:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind not in _PARTS or not part.keys() >= set(_PARTS[kind]) or not isinstance(part.get("text", ""), str):
+                raise InputError(
+                    f'content part {part!r}; it must be {{"type": "image"}} or {{"type": "text", "text": ...}}'
+                )
+        known = (_PARTS[part["type"]] for part in parts)
+        kept = tuple({key: part[key] for key in keys} for part, keys in zip(parts, known, strict=True))
+        return cls(cast(Role, role), kept)
+
 
 @dataclass(frozen=True)
 class Conversation(_Record):
@@ -103,8 +125,20 @@ class Conversation(_Record):
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
-        messages = tuple(Message.from_json(m) for m in row["messages"])
-        return super().from_json({**row, "messages": messages})
+        """Raises InputError naming the record for a missing or malformed field."""
+        where = f"record {row.get('id')!r}"
+        images, messages = row.get("images"), row.get("messages")
+        if not isinstance(row.get("id"), str):
+            raise InputError(f"{where}: the id must be text")
+        if not isinstance(images, list | tuple) or not all(isinstance(image, str) for image in images):
+            raise InputError(f"{where}: images must be a list of keys or paths")
+        if not isinstance(messages, list | tuple) or not all(isinstance(message, dict) for message in messages):
+            raise InputError(f"{where}: messages must be a list of turns")
+        try:
+            turns = tuple(Message.from_json(message) for message in messages)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        return super().from_json({**row, "messages": turns})
 
 
 @dataclass(frozen=True)
@@ -118,6 +152,16 @@ class Question(_Record):
     closed: bool
     options: tuple[str, ...] = ()  # e.g. ("yes", "no"); empty for open questions
     groups: dict[str, str] = field(default_factory=dict)  # e.g. {"organ": "CHEST", "type": "PRES"}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Self:
+        """Raises InputError naming the question for a missing or malformed field."""
+        texts = ("id", "image", "question", "answer")
+        wrong = [name for name in texts if not isinstance(row.get(name), str)]
+        wrong += [] if isinstance(row.get("closed"), bool) else ["closed"]
+        if wrong:
+            raise InputError(f"question {row.get('id')!r}: {', '.join(wrong)} missing or of the wrong type")
+        return super().from_json(row)
 
 
 @dataclass(frozen=True)
@@ -140,12 +184,14 @@ def assistant(text: str) -> Message:
 
 
 def write_jsonl(path: Path, records: Iterable[_Record]) -> int:
-    """Write one JSON object a line; keys in field order, so that equal records are equal bytes."""
+    """Write one JSON object a line, in place by rename; keys in field order, so that equal records are equal bytes."""
     count = 0
-    with path.open("w", encoding="utf-8") as out:
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w", encoding="utf-8") as out:
         for record in records:
             out.write(json.dumps(record.to_json(), ensure_ascii=False) + "\n")
             count += 1
+    aside.replace(path)
     return count
 
 
@@ -153,12 +199,14 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file. Raises InputError with file and line for anything else."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a .jsonl file")
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                raise InputError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
             except json.JSONDecodeError as error:
                 raise InputError(f"{path}:{number}: not JSON ({error.msg}); each line must be one object") from None
             if not isinstance(row, dict):
@@ -170,8 +218,5 @@ def read_conversations(path: Path) -> Iterator[Conversation]:
     for row in read_jsonl(path):
         try:
             yield Conversation.from_json(row)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path}: record {row.get('id', '?')!r} is not a conversation ({error!r}); "
-                'it needs "id", "images" and "messages"'
-            ) from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None

@@ -163,3 +163,26 @@ def test_doctor_prints_a_row_for_each_part(monkeypatch: pytest.MonkeyPatch, caps
     assert run(monkeypatch, "doctor", "--json") == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"python", "torch, transformers", "disk", "extra [serve]"} <= {row["what"] for row in rows}
+
+
+def test_tables_print_square_brackets_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "doctor") == 0
+    assert "extra [serve]" in capsys.readouterr().out
+
+
+def test_every_command_that_prints_tables_prints_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path
+) -> None:
+    corpus, instruct = tmp_path / "corpus", tmp_path / "instruct"
+    for arguments in (
+        ("corpus", "build", shared_data / "jats_packages", "--out", corpus),
+        ("corpus", "show", corpus),
+        ("instruct", "generate", corpus, "--out", instruct, "--set", "instruct.domains=[other]"),
+        ("instruct", "show", instruct),
+        ("instruct", "import", shared_data / "vqa_rad", "--format", "vqa-rad", "--out", tmp_path / "rad.jsonl"),
+        ("train", "llava-med-v1.5", "--dry-run"),
+    ):
+        assert run(monkeypatch, *arguments, "--json") == 0, arguments
+        assert json.loads(capsys.readouterr().out), arguments

@@ -48,3 +48,48 @@ def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
 def test_write_atomic_leaves_no_second_file(tmp_path: Path) -> None:
     manifest.write_atomic(tmp_path / "a.json", json.dumps([1]))
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_begin_makes_a_folder_unfinished_and_write_finishes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    manifest.begin(folder, "corpus")
+    assert manifest.read(folder) is None
+    (folder / "data.txt").write_text("x")
+    manifest.begin(folder, "corpus")  # a stage that was killed goes on in its own folder
+    Manifest("corpus").write(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["data.txt", manifest.NAME]
+    manifest.begin(folder, "corpus")
+    assert manifest.read(folder) is None
+
+
+def test_begin_refuses_what_is_not_its_own(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    manifest.begin(tmp_path / "other", "instruct")
+    for name, told in (("mine", "not made by llavamed"), ("file", "a file"), ("other", "'instruct'")):
+        with pytest.raises(InputError, match=told):
+            manifest.begin(tmp_path / name, "corpus")
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "x"
+
+
+def test_a_folder_whose_files_are_gone_is_not_done(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("x")
+    Manifest("corpus").write(tmp_path)
+    assert manifest.is_done(tmp_path, Manifest("corpus"))
+    (tmp_path / "data.txt").unlink()
+    assert not manifest.is_done(tmp_path, Manifest("corpus"))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"stage": "corpus"}'])
+def test_a_strangers_manifest_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / manifest.NAME).write_text(text)
+    with pytest.raises(InputError, match="not a manifest of llavamed"):
+        manifest.read(tmp_path)
+
+
+def test_exchanged_loose_files_are_noticed(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"12")
+    before = manifest.files_fingerprint([tmp_path / "a.png"], tmp_path)
+    (tmp_path / "a.png").write_bytes(b"123")
+    assert manifest.files_fingerprint([tmp_path / "a.png"], tmp_path) != before

@@ -73,6 +73,27 @@ def test_a_recipe_that_extends_itself_is_an_error(tmp_path: Path) -> None:
         recipe.load(str(path))
 
 
+def test_a_circle_of_recipes_is_found_however_it_is_written(tmp_path: Path) -> None:
+    (tmp_path / "r").mkdir()
+    path = tmp_path / "r" / "a.yaml"
+    path.write_text("extends: ../r/a.yaml\n")
+    with pytest.raises(InputError, match="extends itself"):
+        recipe.load(str(path))
+
+
+def test_a_recipe_in_another_encoding_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_bytes("name: ä\n".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
+        recipe.load(str(path))
+
+
+@pytest.mark.parametrize("change", ["train.align.epochs=.inf", "train.align.trains=[]", "demo.articles=-5"])
+def test_numbers_out_of_range_are_told(change: str) -> None:
+    with pytest.raises(InputError, match=change.split("=")[0].replace(".", r"\.")):
+        recipe.load("tiny", [change])
+
+
 def test_a_recipe_survives_its_own_yaml(tmp_path: Path) -> None:
     settings = recipe.load("llava-med-v1.0")
     (tmp_path / "again.yaml").write_text(recipe.to_yaml(settings))

@@ -50,3 +50,42 @@ def test_a_record_that_is_no_conversation_is_named(tmp_path: Path) -> None:
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         list(read_jsonl(tmp_path / "absent.jsonl"))
+
+
+GOOD = {"id": "7", "images": ["a.png"], "messages": [{"role": "user", "content": [{"type": "image"}]}]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": "x.png"},
+        {"images": [3]},
+        {"messages": [{"role": "human", "content": "hi"}]},
+        {"messages": [{"role": "user", "content": 3}]},
+        {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": 3}]}]},
+        {"messages": [{"role": "user", "content": [{"type": "video"}]}]},
+        {"messages": ["hi"]},
+    ],
+)
+def test_a_malformed_conversation_names_the_record(change: dict[str, object]) -> None:
+    with pytest.raises(InputError, match="record '7'"):
+        Conversation.from_json({**GOOD, **change})
+
+
+def test_content_as_plain_text_is_read_as_openais_clients_write_it() -> None:
+    row = {**GOOD, "messages": [{"role": "user", "content": "hi"}]}
+    assert Conversation.from_json(row).messages[0] == user("hi")
+
+
+@pytest.mark.parametrize("change", [{"answer": 3}, {"closed": "false"}, {"question": None}])
+def test_a_malformed_question_names_itself(change: dict[str, object]) -> None:
+    good = {"id": "7", "image": "a.png", "question": "Is it CT?", "answer": "yes", "closed": True}
+    with pytest.raises(InputError, match="question '7'"):
+        Question.from_json({**good, **change})
+
+
+def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:
+    (tmp_path / "r.jsonl").write_bytes('{"a": "ä"}\n'.encode("latin-1"))
+    with pytest.raises(InputError, match=r"r\.jsonl:1: not UTF-8"):
+        list(read_jsonl(tmp_path / "r.jsonl"))

@@ -11,7 +11,7 @@ pass every check but have no image on disk are written to `without_image.jsonl` 
 as Europe PMC's XML still give captions, labels and mentions).
 
 Same articles, same settings: same bytes in every shard and in the index. A finished folder is not
-built again.
+built again, and an older corpus is only given up once an article of the new one has been read.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +41,8 @@ from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
 
 WITHOUT_IMAGE = "without_image.jsonl"
-_OURS = ("shard-*.tar", store.INDEX, WITHOUT_IMAGE, ATTRIBUTION, REPORT, manifest.NAME, "*.tmp")
+_SHARDS = "shard-[0-9]*.tar"
+_OURS = (_SHARDS, store.INDEX, WITHOUT_IMAGE, ATTRIBUTION, REPORT)
 _LEAST_DEVIATION = 2.0  # of luminance, 0-255: below it a picture is a blank page or a solid block
 _NAMED = 1000  # articles left out that the manifest names one by one
 
@@ -54,27 +58,32 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
     """Build the corpus of `articles` (a folder or a zip, see `sources`) in `out`, or return what is there already.
 
     Raises InputError for a path without articles, for one in which no article can be read, and for an
-    `out` that holds something else.
+    `out` that holds something else; in all these cases `out` is left as it was.
     """
     section = section or CorpusSection()
-    _check_apart(articles, out)
+    if out.resolve().is_relative_to(articles.resolve()):
+        raise InputError(f"{out}: lies in the articles ({articles}); give the corpus a folder of its own")
     listing = sources.scan(articles)
     settings = section.model_dump(mode="json", exclude={"articles"})
     result = Manifest("corpus", settings, {str(articles): listing.fingerprint})
     if manifest.is_done(out, result):
+        print(f"{out}: finished already, skipped", file=sys.stderr)
         return _finished(out)
-    _clear(out)
     began = time.monotonic()
     summary = Summary(str(articles), section)
     for problem in listing.problems:
         summary.leave_out(problem.where, problem.reason, problem.message)
+    articles_read = _read_all(listing.sources, summary)
+    first = next(articles_read, None)
+    if first is None:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.articles_funnel.items()))
+        raise InputError(f"{articles}: no article in it can be used ({reasons}; e.g. {summary.left_out[0]['message']})")
+    manifest.begin(out, result.stage)
+    _clear(out)
     with store.CorpusWriter(out) as writer, (out / WITHOUT_IMAGE).open("w", encoding="utf-8") as imageless:
         taken: set[str] = set()
-        for source in track(listing.sources, "reading articles", unit="articles"):
-            read = _read(source, summary)
-            if read is None:
-                continue
-            for pair, figure, href in _candidates(source, *read, taken):
+        for source, article, metadata in chain([first], articles_read):
+            for pair, figure, href in _candidates(source, article, metadata, taken):
                 try:
                     pair, data, image = _examine(pair, figure, href, source, section)
                 except _Drop as drop:
@@ -86,11 +95,7 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
                 writer.add(pair, data)
                 summary.keep(pair)
                 summary.show(pair, image)
-    if not summary.counts["articles"]:
-        _clear(out)
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.articles_funnel.items()))
-        raise InputError(f"{articles}: no article in it can be used ({reasons}; e.g. {summary.left_out[0]['message']})")
-    result.counts = {**summary.counts, "pairs": writer.count, "shards": len(list(out.glob("shard-*.tar")))}
+    result.counts = {**summary.counts, "pairs": writer.count, "shards": len(list(out.glob(_SHARDS)))}
     result.funnel = {**_sorted(summary.articles_funnel, "article_"), **_sorted(summary.funnel)}
     assert result.counts["figure_images"] == writer.count + summary.funnel.total(), "a figure is not accounted for"
     result.extra = {"domains": _sorted(summary.domains), "licences": _sorted(summary.licences)}
@@ -99,6 +104,15 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
     summary.write(out, result)
     result.write(out)
     return result
+
+
+_Read = tuple[sources.Source, jats.Article, dict[str, Any]]  # an article, where it stands, and its metadata
+
+
+def _read_all(listed: Iterable[sources.Source], summary: Summary) -> Iterator[_Read]:
+    for source in track(listed, "reading articles", unit="articles"):
+        if (read := _read(source, summary)) is not None:
+            yield source, *read
 
 
 def _read(source: sources.Source, summary: Summary) -> tuple[jats.Article, dict[str, Any]] | None:
@@ -125,6 +139,7 @@ def _read(source: sources.Source, summary: Summary) -> tuple[jats.Article, dict[
     summary.counts["figures"] += len(article.figures)
     summary.counts["figure_images"] += sum(max(1, len(figure.graphics)) for figure in article.figures)
     summary.counts["mentions"] += sum(len(figure.mentions) for figure in article.figures)
+    summary.counts["mentions_bare"] += article.mentions_bare
     summary.counts["citations_unresolved"] += article.unresolved
     return article, metadata
 
@@ -212,21 +227,8 @@ def _sorted(counter: Counter[str], prefix: str = "") -> dict[str, int]:
     return {f"{prefix}{key}": counter[key] for key in sorted(counter)}
 
 
-def _check_apart(articles: Path, out: Path) -> None:
-    inside, outside = out.resolve(), articles.resolve()
-    if inside == outside or inside.is_relative_to(outside) or outside.is_relative_to(inside):
-        raise InputError(f"{out}: overlaps the articles in {articles}; give the corpus a folder of its own")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out}: a file, not a folder; give the corpus a folder of its own")
-    body = manifest.read(out)
-    if body is not None and body.get("stage") != "corpus":
-        raise InputError(f"{out}: holds the result of {body.get('stage')!r}; give the corpus a folder of its own")
-
-
 def _clear(out: Path) -> None:
-    """Remove what an unfinished or outdated build left, the manifest first; nothing else in the folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    (out / manifest.NAME).unlink(missing_ok=True)
+    """Remove what an unfinished or outdated build left; nothing else in the folder."""
     for pattern in _OURS:
         for path in out.glob(pattern):
             path.unlink()

@@ -3,7 +3,8 @@
 The paper chose its pairs by words of the caption (Li et al. 2023, section 3). Each domain here is a
 table of words with a weight; the caption votes fully, the sentences that cite the figure half, the
 title of the article a quarter, since an article on MRI also shows its histology. The score is the
-winner's share of all votes, so 1.0 is "nothing spoke for another domain".
+winner's share of all votes, so 1.0 is "nothing spoke for another domain". Words of weight 1 ("specimen",
+"stained") only support: a map of where specimens were found is no gross photograph.
 
 Charts and drawings speak of images too ("ROC curve of the CT score"); they are flagged apart by their
 own table, and so are figures of several panels.
@@ -96,6 +97,7 @@ _PANEL_WORDS = re.compile(
     re.IGNORECASE,
 )
 
+_SUPPORTING = 1.0  # the weight of words that name no domain on their own
 _CAPTION_WEIGHT, _MENTION_WEIGHT, _TITLE_WEIGHT = 1.0, 0.5, 0.25
 
 
@@ -113,14 +115,18 @@ def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") ->
     texts = [(caption, _CAPTION_WEIGHT), (title, _TITLE_WEIGHT)]
     texts += [(sentence, _MENTION_WEIGHT) for sentence in dict.fromkeys(m.sentence for m in mentions)]
     votes = dict.fromkeys(_DOMAIN_PATTERNS, 0.0)
+    named = {"other"}
     for text, weight in texts:
         for name, words in _DOMAIN_PATTERNS.items():
             # the strongest word of each text counts, once: repeating "CT" five times is no more CT
-            votes[name] += weight * max((w for pattern, w in words if pattern.search(text)), default=0.0)
+            strongest = max((w for pattern, w in words if pattern.search(text)), default=0.0)
+            votes[name] += weight * strongest
+            if strongest > _SUPPORTING:
+                named.add(name)
     total = sum(votes.values())
-    best = max(votes, key=lambda name: votes[name])
+    best = max((name for name in votes if name in named), key=lambda name: votes[name])
     return Verdict(
-        domain=best if total else "other",
+        domain=best,
         score=round(votes[best] / total, 4) if total else 0.0,
         is_plot=_is_plot(caption),
     )

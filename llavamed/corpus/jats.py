@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import html
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from lxml import etree
@@ -63,6 +64,10 @@ _LETTERS = rf"{_LETTER}(?:{_AND}{_AGAIN}{_LETTER}\)?)*"
 _PANELS_AFTER_NUMBER = re.compile(rf"\d\s?\(?({_LETTERS})")
 _PANELS_ALONE = re.compile(rf"\(?({_LETTERS})\)?")
 _PANELS_GLUED = re.compile(rf"({_LETTERS})(?![\w])")
+_CITING_WORD = re.compile(
+    r"\b(?:figs?|figures?|tabs?|tables?|panels?|refs?|references?|see|also|and|or|to|in)\b", re.IGNORECASE
+)
+_WORD = re.compile(r"\S+")
 _THUMBNAIL = re.compile(r"thumb|\b\d{2,3}x\d{2,3}\b", re.IGNORECASE)
 
 
@@ -90,7 +95,7 @@ class Figure:
 @dataclass(frozen=True)
 class Article:
     """`pmcid` is "PMC" and digits or empty; `licence` an SPDX-like id or "unknown"; `unresolved` counts the
-    citations of figures that are not in the file."""
+    citations of figures that are not in the file, `mentions_bare` the mentions dropped because they say nothing."""
 
     pmcid: str
     pmid: str
@@ -99,6 +104,7 @@ class Article:
     licence: str
     figures: tuple[Figure, ...]
     unresolved: int = 0
+    mentions_bare: int = 0
 
 
 def parse_article(xml: bytes, where: str = "article") -> Article:
@@ -106,10 +112,10 @@ def parse_article(xml: bytes, where: str = "article") -> Article:
     root = _article_root(xml, where)
     meta = root.find("{*}front/{*}article-meta")
     elements = [element for element in root.iter("{*}fig") if isinstance(element.tag, str)]
-    mentions, unresolved = _mentions(root, elements)
+    mentions, unresolved, bare = _mentions(root, elements)
     figures = tuple(_figure(element, found) for element, found in zip(elements, mentions, strict=True))
     if meta is None:
-        return Article("", "", "", "", licence.UNKNOWN, figures, unresolved)
+        return Article("", "", "", "", licence.UNKNOWN, figures, unresolved, bare)
     ids = {e.get("pub-id-type", ""): (e.text or "").strip() for e in reversed(meta.findall("{*}article-id"))}
     pmcid = ids.get("pmc") or ids.get("pmcid") or ""
     title = meta.find("{*}title-group/{*}article-title")
@@ -121,6 +127,7 @@ def parse_article(xml: bytes, where: str = "article") -> Article:
         licence=_licence(meta),
         figures=figures,
         unresolved=unresolved,
+        mentions_bare=bare,
     )
 
 
@@ -226,13 +233,14 @@ class _Paragraph:
 
     @property
     def bare(self) -> bool:
-        """A table cell that holds "Fig. 5 [23]" and no more says nothing about figure 5."""
+        """A table cell that holds "See Fig. 5 [23]" and no more says nothing about figure 5, wherever the link
+        begins."""
         if not self.in_table:
             return False
         rest = list(self.text)
         for start, end in self.spans.values():
             rest[start:end] = " " * (end - start)
-        return re.search(r"[^\W\d_]{2}", "".join(rest)) is None
+        return re.search(r"[^\W\d_]{2}", _CITING_WORD.sub(" ", "".join(rest))) is None
 
 
 @dataclass
@@ -263,11 +271,12 @@ class _Index:
         ]
 
 
-def _mentions(root: Any, figures: list[Any]) -> tuple[list[list[Mention]], int]:
-    """The mentions of each figure, one per sentence, and how many citations named no figure of the file."""
+def _mentions(root: Any, figures: list[Any]) -> tuple[list[list[Mention]], int, int]:
+    """The mentions of each figure, one per sentence; how many citations named no figure of the file; how many
+    mentions were dropped as bare."""
     index = _index(root, figures)
     paragraphs: dict[Any, _Paragraph] = {}
-    unresolved = 0
+    unresolved = bare = 0
     for xref in root.iter("{*}xref"):
         ancestors = list(xref.iterancestors())
         if any(_name(a) in _FIGURES for a in ancestors):
@@ -290,11 +299,13 @@ def _mentions(root: Any, figures: list[Any]) -> tuple[list[list[Mention]], int]:
             paragraph.citations.append(_Citation(*paragraph.spans[xref], list(dict.fromkeys(named))))
     found: list[list[Mention]] = [[] for _ in figures]
     for paragraph in paragraphs.values():
-        if not paragraph.sentences or paragraph.bare:
+        cited = _cited(paragraph, index) if paragraph.sentences else []
+        if paragraph.bare:
+            bare += len(cited)
             continue
-        for i, mention in _cited(paragraph, index):
+        for i, mention in cited:
             found[i].append(mention)
-    return found, unresolved
+    return found, unresolved, bare
 
 
 def _index(root: Any, figures: list[Any]) -> _Index:
@@ -464,16 +475,28 @@ def _flatten(root: Any, apart: frozenset[str] = _APART) -> tuple[str, dict[Any, 
             stack.extend((child, False) for child in node.iterchildren(reversed=True))
         elif name:
             put(" ")
-    raw = "".join(pieces)
-    spans = {node: (_place(raw, start, opening=True), _place(raw, end)) for node, start, end in raw_spans}
-    return " ".join(raw.split()), spans
+    return _squeeze("".join(pieces), raw_spans)
 
 
-def _place(raw: str, at: int, opening: bool = False) -> int:
-    """Where position `at` of `raw` lies once runs of white space are one space."""
-    before = raw[:at]
-    place = len(" ".join(before.split()))
-    return place + 1 if opening and place and (before[-1].isspace() or raw[at : at + 1].isspace()) else place
+def _squeeze(raw: str, spans: Iterable[tuple[Any, int, int]]) -> tuple[str, dict[Any, tuple[int, int]]]:
+    """`raw` with runs of white space as one space, and where the spans (node, start, end) lie then.
+
+    A span that begins in white space begins at the next word, one that ends there ends with the word before.
+    """
+    words = list(_WORD.finditer(raw))
+    starts = [word.start() for word in words]
+    places = list(accumulate((len(word[0]) + 1 for word in words), initial=0))  # where each word stands now
+
+    def place(at: int, opening: bool) -> int:
+        last = bisect_left(starts, at) - 1  # the last word that begins before `at`
+        if last < 0:
+            return 0
+        end = words[last].end()
+        skips = opening and (at > end or raw[at : at + 1].isspace())
+        return places[last] + min(at, end) - starts[last] + skips
+
+    moved = {node: (place(start, True), place(end, False)) for node, start, end in spans}
+    return " ".join(word[0] for word in words), moved
 
 
 def _name(node: Any) -> str:

@@ -4,7 +4,8 @@ Licences are written in five places: a `license_code` in PubMed Central's metada
 `<license>`, a `<license_ref>`, a link inside the text, or prose alone ("distributed under the terms
 of the Creative Commons Attribution License"). About half of the older articles have only the prose,
 so it must be read; it is read strictly, and what is not recognised is "unknown", which no policy
-but `any` accepts.
+but `any` accepts. Where an article says several things the narrowest holds, and a waiver of the rights
+in its *data* says nothing about its figures.
 
 An id carries a version where one is stated (`CC-BY-4.0`) and none where it is not (`CC-BY`).
 """
@@ -12,7 +13,7 @@ An id carries a version where one is stated (`CC-BY-4.0`) and none where it is n
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 UNKNOWN = "unknown"
 
@@ -32,19 +33,27 @@ _POLICIES = {
 _URL = re.compile(r"creativecommons\.org/(?:licen[sc]es|publicdomain)/([a-z-]+)(?:/(\d\.\d))?", re.IGNORECASE)
 _URL_NAMES = {"zero": "CC0", "mark": "CC-PDM", "publicdomain": "CC-PDDC"}
 
-# The first that occurs decides. Searched in lower case, with every run of spaces and hyphens as one space.
-_PROSE = (
-    (r"\bcc ?0\b|creative commons zero|public domain dedication", "CC0"),
-    (r"creative commons public domain declaration", "CC-PDDC"),
-    (r"attribution non ?commercial no ?deriv|\bcc by nc nd\b", "CC-BY-NC-ND"),
-    (r"attribution non ?commercial share ?alike|\bcc by nc sa\b", "CC-BY-NC-SA"),
-    (r"attribution no ?deriv|\bcc by nd\b", "CC-BY-ND"),
-    (r"creative commons attribution non ?commercial|\bcc by nc\b", "CC-BY-NC"),
-    (r"attribution share ?alike|\bcc by sa\b", "CC-BY-SA"),
-    (r"creative commons attribution\b|\bcc by\b", "CC-BY"),
+# Searched in lower case, with every run of spaces and hyphens as one space.
+_ATTRIBUTION = re.compile(
+    r"(creative commons )?attribution((?:[ ,/]+(?:and )?(?:non ?commercial|share ?alike|no ?deriv\w*(?: works?)?))*)|"
+    r"\bcc by((?: (?:nc|nd|sa))*)\b"
 )
-_PROSE_VERSION = re.compile(r"(?:\bcc by(?: nc| sa| nd)*|attribution[a-z ]*?)\s*\(?\b(?:version |v)?([1-4]\.\d)\b")
-_NONCOMMERCIAL = re.compile(r"\bnon ?commercial\b")
+_TERMS = {"NC": r"non ?commercial|\bnc\b", "SA": r"share ?alike|\bsa\b", "ND": r"no ?deriv|\bnd\b"}  # as in an id
+_VERSION = re.compile(r"[a-z ]*?\(?\b(?:version |v)?([1-4]\.\d)\b")
+_DEDICATIONS = (
+    (r"\bcc ?0\b|creative commons zero|public domain dedication", "CC0-1.0"),
+    (r"creative commons public domain declaration", "CC-PDDC"),
+)
+_PUBLIC_DOMAIN = frozenset({"CC0", "CC-PDM", "CC-PDDC"})
+_DATA = re.compile(r"\bdata(?:sets?|bases?)?\b")
+# Restrictions that hold wherever they stand: "Attribution License, for non-commercial use only".
+_RESTRICTED = {
+    "NC": re.compile(r"\bnon ?commercial|not (?:be )?(?:used )?for commercial"),
+    "ND": re.compile(r"\bno ?derivatives?\b"),
+}
+_ANY_USE = re.compile(
+    r"\bcommercial(?: and | or | as well as | ?/ ?)non ?commercial|non ?commercial (?:and|or) commercial"
+)
 
 
 def from_url(url: str) -> str:
@@ -60,22 +69,42 @@ def from_url(url: str) -> str:
 
 
 def from_text(text: str) -> str:
-    """The licence that prose names, by URL or by words.
+    """The licence that prose names, by URL or by words: of all that it names, the narrowest.
 
     A text that says "Attribution License" but speaks of non-commercial use only is taken at its
     narrower word.
     """
-    linked = from_url(text)
-    if linked != UNKNOWN:
-        return linked
-    plain = re.sub(r"[\s\-‐‑–—]+", " ", text.lower())
-    for pattern, found in _PROSE:
-        if re.search(pattern, plain):
-            if found == "CC-BY" and _NONCOMMERCIAL.search(plain):
-                found = "CC-BY-NC"
-            version = _PROSE_VERSION.search(plain)
-            return "CC0-1.0" if found == "CC0" else _versioned(found, version[1] if version else None)
-    return UNKNOWN
+    return identify((), text)
+
+
+def _named(sentence: str) -> list[str]:
+    """Every licence that one sentence names."""
+    plain = _plain(sentence)
+    found = [from_url(match[0]) for match in _URL.finditer(sentence)]
+    found += [licence for pattern, licence in _DEDICATIONS if re.search(pattern, plain)]
+    if _DATA.search(plain):
+        found = [licence for licence in found if family(licence) not in _PUBLIC_DOMAIN]
+    for match in _ATTRIBUTION.finditer(plain):
+        words = match[2] or match[3] or ""
+        if match[1] or words or match[0].startswith("cc"):
+            version = _VERSION.match(plain, match.end())
+            terms = {term for term, pattern in _TERMS.items() if re.search(pattern, words)}
+            found.append(_with_terms(_versioned("CC-BY", version[1] if version else None), terms))
+    return found
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[\s\-‐‑–—]+", " ", text.lower())
+
+
+def _with_terms(licence: str, terms: Collection[str]) -> str:
+    """An attribution licence with these terms as well: ("CC-BY-SA-4.0", {"NC"}) -> "CC-BY-NC-SA-4.0"."""
+    name = family(licence)
+    if not name.startswith("CC-BY"):
+        return licence
+    both = {*name.split("-")[2:], *terms}
+    both -= {"SA"} if "ND" in both else set()  # what may not be changed need not be shared alike
+    return "-".join(["CC-BY", *(term for term in ("NC", "SA", "ND") if term in both)]) + licence.removeprefix(name)
 
 
 def from_code(code: str) -> str:
@@ -94,19 +123,24 @@ def from_code(code: str) -> str:
 
 
 def identify(urls: Iterable[str], text: str) -> str:
-    """The licence of one `<license>` element: its links decide before its words."""
-    for url in urls:
-        found = from_url(url)
-        if found != UNKNOWN:
-            return found
-    return from_text(text)
+    """The licence of one `<license>` element, by its links and its words together: the narrowest they name."""
+    found = [from_url(url) for url in urls]
+    plain = _plain(text)
+    if _DATA.search(plain):  # a link to CC0 may be that of the data
+        found = [licence for licence in found if family(licence) not in _PUBLIC_DOMAIN]
+    found += [licence for sentence in re.split(r"(?<=[.;])\s+", text) for licence in _named(sentence)]
+    use = _ANY_USE.sub(" ", plain)
+    return _with_terms(narrowest(found), {term for term, words in _RESTRICTED.items() if words.search(use)})
 
 
 def narrowest(found: Iterable[str]) -> str:
-    """Of several statements about one article, the one that permits least; unknown ones do not count
-    beside a known one (a publisher's own text-mining terms stand next to the Creative Commons licence)."""
+    """Of several statements about one article, the one that permits least (with its version, if one of them gives
+    it); unknown ones do not count beside a known one (a publisher's own text-mining terms stand next to the Creative
+    Commons licence)."""
     known = [licence for licence in found if licence != UNKNOWN]
-    return max(known, key=lambda licence: _FAMILIES.index(family(licence)), default=UNKNOWN)
+    return max(
+        known, key=lambda licence: (_FAMILIES.index(family(licence)), licence != family(licence)), default=UNKNOWN
+    )
 
 
 def combine(code: str, stated: str) -> str:

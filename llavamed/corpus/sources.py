@@ -12,7 +12,8 @@ extracted; sizes are capped while reading, since a header may lie; an href of th
 a path, it is only compared with the names that the listing holds. So an article cannot reach a file
 outside its own folder.
 
-Everything is listed in sorted order, so the same input is always the same sequence.
+Everything is listed in sorted order, so the same input is always the same sequence. What is passed over
+(a linked folder, a link to nowhere, a zip without an article) becomes a `Problem`, which the corpus counts.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ import os
 import re
 import zipfile
 import zlib
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -123,7 +126,8 @@ def scan(path: Path) -> Listing:
         files = [path]
     else:
         folder = _Folder(path)
-        sources += _articles(folder, "")
+        problems += folder.problems
+        sources += _articles(folder, "", problems)
         for name in folder.names:
             if name.lower().endswith(".zip"):
                 _open_zip(path / name, name, sources, problems)
@@ -139,20 +143,27 @@ def _open_zip(path: Path, where: str, sources: list[Source], problems: list[Prob
     try:
         container = _Zip(path)
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        problems.append(Problem(where, "zip_damaged", f"{where}: not a readable zip ({error})"))
+        problems.append(Problem(_shown(where), "zip_damaged", f"{_shown(where)}: not a readable zip ({error})"))
         return
-    sources += _articles(container, f"{where}!")
+    if not any(_is_xml(name) for name in container.names):
+        problems.append(Problem(_shown(where), "zip_without_article", f"{_shown(where)}: no XML in it"))
+    sources += _articles(container, f"{where}!", problems)
 
 
-def _articles(container: _Container, prefix: str) -> Iterator[Source]:
+def _articles(container: _Container, prefix: str, problems: list[Problem]) -> Iterator[Source]:
     names = _Names(container.names)
-    for member in container.names:
-        at = PurePosixPath(member)
-        if at.suffix.lower() not in _XML:
-            continue
-        if _BUCKET_FOLDER.fullmatch(at.parent.name) and at.stem != at.parent.name:
-            continue  # a supplementary file of that article
-        yield Source(at.stem, prefix + member, container, member, names)
+    files = [(member, PurePosixPath(member)) for member in container.names if _is_xml(member)]
+    complete = {at.parent for _, at in files if at.stem == at.parent.name}
+    strays: dict[PurePosixPath, list[str]] = defaultdict(list)  # bucket folder without its article -> its XML files
+    for member, at in files:
+        if _BUCKET_FOLDER.fullmatch(at.parent.name) is None or at.stem == at.parent.name:
+            yield Source(_shown(at.stem), _shown(prefix + member), container, member, names)
+        elif at.parent not in complete:  # else a supplementary file of that article
+            strays[at.parent].append(at.name)
+    for folder, found in strays.items():
+        where = _shown(f"{prefix}{folder}")
+        message = f"{where}: no {folder.name}.xml, only {_shown(', '.join(found))}; give the article the folder's name"
+        problems.append(Problem(where, "bucket_without_article", message))
 
 
 def _newest(sources: list[Source], problems: list[Problem]) -> list[Source]:
@@ -182,7 +193,7 @@ class _Names:
         for name in names:
             at = PurePosixPath(name)
             folder = str(at.parent)
-            if at.suffix.lower() in _XML:
+            if _is_xml(name):
                 self._with_xml.add(folder)
             self._in_folder[folder][at.stem.lower()].append(name)
         self._folders = sorted(self._in_folder)
@@ -211,49 +222,80 @@ class _Names:
     def _near(self, folder: str) -> list[str]:
         if folder not in self._below:
             prefix = "" if folder == "." else f"{folder}/"
-            below = [f for f in self._folders if f.startswith(prefix) and f != folder and f not in self._with_xml]
-            self._below[folder] = [folder, *below]
+            found = [folder]
+            for at in range(bisect_left(self._folders, prefix), len(self._folders)):
+                below = self._folders[at]
+                if not below.startswith(prefix):
+                    break
+                if below != folder and below not in self._with_xml:
+                    found.append(below)
+            self._below[folder] = found
         return self._below[folder]
 
 
 class _Folder:
     def __init__(self, root: Path) -> None:
         self._root = root
-        inside = root.resolve()
+        self.problems: list[Problem] = []
+        self._inside = root.resolve()
         found = []
-        for folder, folders, files in os.walk(root):
+        for folder, folders, files in os.walk(root, onerror=self._unreadable):
             folders[:] = sorted(name for name in folders if not _hidden(name))
-            for name in files:
-                file = Path(folder) / name
-                if not _hidden(name) and (not file.is_symlink() or file.resolve().is_relative_to(inside)):
-                    found.append(file.relative_to(root).as_posix())
+            for name in folders:
+                if (at := Path(folder) / name).is_symlink():  # never entered: it may lead out, or round in a circle
+                    self._pass_over(at, "linked_folder", "a link to a folder; put the folder itself there")
+            for name in sorted(files):
+                if not _hidden(name) and self._is_readable(Path(folder) / name):
+                    found.append((Path(folder) / name).relative_to(root).as_posix())
         self.names = sorted(found)
+
+    def _is_readable(self, file: Path) -> bool:
+        if not file.is_file():
+            self._pass_over(file, "no_file", "a link to nothing, or no regular file; put the file itself there")
+        elif file.is_symlink() and not file.resolve().is_relative_to(self._inside):
+            self._pass_over(file, "link_leads_out", "a link out of the folder; put the file itself there")
+        else:
+            return True
+        return False
+
+    def _unreadable(self, error: OSError) -> None:
+        self._pass_over(Path(error.filename), "unreadable", f"{error.strerror}; check its permissions")
+
+    def _pass_over(self, path: Path, reason: str, message: str) -> None:
+        where = _shown(path.relative_to(self._root).as_posix())
+        self.problems.append(Problem(where, reason, f"{where}: {message}"))
 
     def read(self, name: str, limit: int) -> bytes:
         try:
             with (self._root / name).open("rb") as data:
                 return _capped(data.read(limit + 1), name, limit)
         except OSError as error:
-            raise SourceError(f"{self._root / name}: {error.strerror}; check its permissions", "unreadable") from None
+            where = _shown(str(self._root / name))
+            raise SourceError(f"{where}: {error.strerror}; check its permissions", "unreadable") from None
 
 
 class _Zip:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._changed_ns = path.stat().st_mtime_ns
         with zipfile.ZipFile(path) as archive:
             self.names = sorted({i.filename for i in archive.infolist() if not i.is_dir() and _safe(i.filename)})
-        self._archive: zipfile.ZipFile | None = None
 
     def read(self, name: str, limit: int) -> bytes:
-        if self._archive is None:
-            self._archive = zipfile.ZipFile(self._path)
         try:
-            with self._archive.open(name) as data:
+            with _opened(self._path, self._changed_ns).open(name) as data:
                 return _capped(data.read(limit + 1), name, limit)
         except RuntimeError as error:  # what zipfile raises for an encrypted member
             raise SourceError(f"{self._path}!{name}: {error}; unpack it first", "zip_encrypted") from None
         except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
             raise SourceError(f"{self._path}!{name}: {error}; fetch the zip again", "zip_damaged") from None
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, _: int) -> zipfile.ZipFile:
+    """The zip in use, and no other: thousands open at once are more than a process may hold, and one opened anew for
+    each member has its whole table of contents read each time."""
+    return zipfile.ZipFile(path)
 
 
 def _capped(data: bytes, name: str, limit: int) -> bytes:
@@ -267,6 +309,15 @@ def _safe(name: str) -> bool:
     return bool(parts) and ".." not in parts and parts[0] != "/" and not any(_hidden(part) for part in parts)
 
 
+def _is_xml(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in _XML
+
+
+def _shown(name: str) -> str:
+    """A file name that is not UTF-8 in a form that can be written down."""
+    return os.fsencode(name).decode("utf-8", "replace")
+
+
 def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
@@ -276,8 +327,9 @@ def _fingerprint(root: Path, files: Iterable[Path]) -> str:
     by_content = sum(stat.st_size for _, stat in stats) <= _CONTENT_HASHED_BYTES
     total = hashlib.sha256()
     for file, stat in stats:
-        total.update(f"{file.relative_to(root).as_posix() if file != root else file.name}\0{stat.st_size}\0".encode())
-        if by_content:
+        name = file.relative_to(root).as_posix() if file != root else file.name
+        total.update(os.fsencode(f"{name}\0{stat.st_size}\0"))
+        if by_content and os.access(file, os.R_OK):
             with file.open("rb") as data:
                 total.update(hashlib.file_digest(data, "sha256").digest())
         else:

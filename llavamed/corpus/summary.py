@@ -8,23 +8,32 @@ Pairs with an image come before pairs without.
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from llavamed.imaging.thumbnail import of_image
 from llavamed.manifest import Manifest, write_atomic
 from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
-from llavamed.report import Page, image_url
+from llavamed.report import Page
 
 ATTRIBUTION = "ATTRIBUTION.md"
 REPORT = "report.html"
 _SAMPLES = 24
-_THUMBNAIL = (320, 320)  # pixels
 _ROWS = 50  # articles left out that the page names
+
+_COUNTS = (
+    "articles",
+    "articles_left_out",
+    "figures",
+    "figure_images",
+    "mentions",
+    "mentions_bare",  # table cells that say "Fig. 5" and no more
+    "citations_unresolved",
+)
 
 # What the reasons mean, for the page.
 _MEANING = {
@@ -33,7 +42,12 @@ _MEANING = {
     "retracted": "the metadata says it is retracted",
     "superseded": "a later version of the article is here",
     "too_large": "the file is too large to be an article",
-    "unreadable": "the file cannot be opened",
+    "unreadable": "the file or folder cannot be opened",
+    "no_file": "a link to nothing, or something that is no file",
+    "link_leads_out": "a link to a file outside the articles",
+    "linked_folder": "a link to a folder: it is not entered",
+    "bucket_without_article": "no XML in the folder bears the folder's name",
+    "zip_without_article": "a zip without any XML",
     "zip_damaged": "the zip, or this file in it, is damaged",
     "zip_encrypted": "the zip is encrypted",
     "licence_unknown": "no licence that is recognised",
@@ -61,8 +75,7 @@ class Summary:
 
     def __init__(self, articles: str, section: CorpusSection) -> None:
         self.articles, self.section = articles, section
-        names = ("articles", "articles_left_out", "figures", "figure_images", "mentions", "citations_unresolved")
-        self.counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self.counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
         self.funnel: Counter[str] = Counter()
         self.articles_funnel: Counter[str] = Counter()
         self.domains: Counter[str] = Counter()
@@ -89,7 +102,7 @@ class Summary:
         rank = (image is None, hashlib.sha256(pair.key.encode()).hexdigest())
         if len(self._samples) == _SAMPLES and rank > self._samples[-1][:2]:
             return
-        self._samples.append((*rank, pair, _thumbnail(image) if image is not None else ""))
+        self._samples.append((*rank, pair, of_image(image) if image is not None else ""))
         self._samples.sort(key=lambda sample: sample[:2])
         del self._samples[_SAMPLES:]
 
@@ -157,11 +170,3 @@ def _card(pair: Pair, url: str) -> dict[str, Any]:
     kind = ", ".join([pair.domain, *["plot"] * pair.is_plot, *["compound"] * pair.is_compound, pair.licence])
     lines.append(("kind", kind if url else f"{kind}; the image is missing"))
     return {"image": url, "title": f"{pair.key} {pair.label}".strip(), "lines": lines}
-
-
-def _thumbnail(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail(_THUMBNAIL)
-    out = io.BytesIO()
-    small.save(out, format="JPEG", quality=80)
-    return image_url(out.getvalue())

@@ -6,12 +6,13 @@ LLaVA-Med starts from a pretrained CLIP and a pretrained language model and lear
 For the demo to mean the same, its parts are pretrained too, apart from each other and apart from the
 demo: from other seeds, in other words (`wording.PRETRAIN_*`).
 
-- The tower is a CLIP vision transformer trained with the contrastive loss of CLIP (Radford et al.,
-  2021) against a bag-of-words text encoder, which is thrown away. The image vector is the mean of
-  the patch tokens, not the class token, because LLaVA reads the patches; a batch is drawn from few
-  scenes, so that telling its captions apart takes the side, the size and the count.
-- The language model is a Mistral trained on texts about phantom pictures and on questions answered
-  from such texts: it can read and answer, and has never seen an image.
+- The tower is a CLIP vision transformer trained as in CoCa (Yu et al., 2022): a contrastive loss against a
+  bag-of-words text encoder, and a captioning loss through a one-layer decoder that reads the layer which LLaVA
+  will read; both are thrown away. A batch is drawn from few scenes, so that telling its captions apart takes the
+  side, the size and the count. The image vector is the mean of the patches, as LLaVA has no use for the class token.
+- The language model is a Mistral trained on texts about phantom pictures and on questions answered from such
+  texts: it can read and answer, and has never seen an image. Noise on its input embeddings (as in NEFTune, Jain
+  et al., 2023) lets it read what is not quite a word, which is what a projector will give it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ from llavamed.progress import Progress
 SEED = 20_240_229  # the demo's streams start from [purpose, its own seed]; see articles.py
 IMAGE_SIZE, PATCH_SIZE, DRAWN_SIZE = 96, 16, 160  # pixels
 VOCABULARY = 1024
+NOISE = 0.5  # of the embeddings' standard deviation, at most
+FEATURE_LAYER = -2  # what LLaVA reads
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]")
 KINDS = ("modality", "organ", "finding", "side", "size", "count")
 
@@ -55,23 +58,39 @@ KINDS = ("modality", "organ", "finding", "side", "size", "count")
 
 def pretrain_caption(truth: Truth, rng: np.random.Generator) -> str:
     modality = w.choose(rng, (DOMAIN_NAMES[truth.domain], *w.CAPTION_MODALITY[truth.domain]))
+    text = w.choose(rng, w.PRETRAIN_HEADS).format(domain=modality, organ=truth.organ)
     if truth.normal:
-        text = w.choose(rng, w.PRETRAIN_NORMAL).format(domain=modality, organ=truth.organ)
-        return w.capital(text)
-    forms = w.FINDING_FORMS[truth.finding][rng.integers(len(w.FINDING_FORMS[truth.finding]))]
-    size = w.choose(rng, w.SIZE_FORMS[truth.size]) if truth.size else ""
-    place = w.choose(rng, w.SIDE_PLACES[truth.organ]).format(side=truth.side) if truth.side else ""
-    finding = w.finding_phrase(truth, forms, size, True, rng)
-    text = w.choose(rng, w.PRETRAIN_CAPTIONS).format(
-        domain=modality, organ=truth.organ, finding=finding, Finding=w.capital(finding), place=place
-    )
-    return w.capital(" ".join(text.split()).replace(" .", ".").replace(" ,", ","))
+        text += w.choose(rng, w.PRETRAIN_NORMAL)
+    else:
+        forms = w.FINDING_FORMS[truth.finding][rng.integers(len(w.FINDING_FORMS[truth.finding]))]
+        size = w.choose(rng, w.SIZE_FORMS[truth.size]) if truth.size else ""
+        place = w.choose(rng, w.SIDE_PLACES[truth.organ]).format(side=truth.side) if truth.side else ""
+        finding = w.finding_phrase(truth, forms, size, True, rng)
+        text += w.choose(rng, w.PRETRAIN_LINKS).format(finding=finding, Finding=w.capital(finding), place=place)
+    others = [general_sentence(rng) for _ in range(rng.integers(0, 3))]
+    return w.capital(" ".join([" ".join(text.split()).replace(" .", "."), *others]))
+
+
+def general_sentence(rng: np.random.Generator) -> str:
+    """Plain English that holds no fact, of random length."""
+    parts = [w.choose(rng, w.PRETRAIN_SUBJECTS), w.choose(rng, w.PRETRAIN_VERBS)]
+    parts += [w.choose(rng, w.PRETRAIN_COMPLEMENTS) for _ in range(rng.integers(1, 4))]
+    if rng.random() < 0.3:
+        parts += ["and", w.choose(rng, w.PRETRAIN_SUBJECTS).lower(), w.choose(rng, w.PRETRAIN_VERBS)]
+    return " ".join(parts) + "."
+
+
+def facts_of(truth: Truth) -> list[str]:
+    """The canonical words of all facts, in the order of `KINDS`."""
+    values = [w.fact(truth, kind) or ("normal" if kind == "finding" else "") for kind in KINDS]
+    return [value for value in values if value]
 
 
 def keywords(truth: Truth, rng: np.random.Generator) -> str:
-    """The facts as a shuffled bag of words with repeats: what projected image tokens will look like."""
-    values = [w.fact(truth, kind) or ("normal" if kind == "finding" else "") for kind in KINDS]
-    words = [value for value in values if value for _ in range(rng.integers(1, 4))]
+    """The facts as a shuffled bag of words, some often and some once: what projected image tokens will look like."""
+    values = facts_of(truth)
+    share = rng.dirichlet(np.ones(len(values)))
+    words = values + [values[i] for i in rng.choice(len(values), rng.integers(0, 24), p=share)]
     rng.shuffle(words)
     return " ".join(words)
 
@@ -84,13 +103,13 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
     forms = w.FINDING_FORMS.get(truth.finding, (("finding", "findings"),))
     noun, nouns = forms[rng.integers(len(forms))]
     if name == "abnormal":
-        answer = w.choose(rng, w.PRETRAIN_ANSWERS["no" if truth.normal else "yes"])
+        answer = w.choose(rng, w.PRETRAIN_ANSWERS["no" if truth.normal else "yes"][:3])
         return question, answer
     value = w.fact(truth, name)
     if form == "open":
         if not value:
             return None
-        answer = w.choose(rng, w.PRETRAIN_ANSWERS["open"]).format(x=w.candidate(name, value))
+        answer = w.choose(rng, w.PRETRAIN_ANSWERS["open"]).format(x=w.candidate(name, value), kind=name)
     else:
         others = [v for v in w.plausible(truth, name) if v != value]
         if not others or (not value and name != "finding"):
@@ -98,7 +117,9 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
         right = bool(value) and rng.random() < 0.5
         shown = value if right else w.choose(rng, tuple(others))
         question = question.replace("{x}", w.candidate(name, shown))
-        answer = w.choose(rng, w.PRETRAIN_ANSWERS["yes" if right else "no"])
+        answers = w.PRETRAIN_ANSWERS["yes" if right else "no"]
+        answer = w.choose(rng, answers if value else answers[:3])
+        answer = answer.format(x=w.candidate(name, value) if value else "", kind=name)
     return question.replace("{noun}", noun).replace("{nouns}", nouns), w.capital(answer)
 
 
@@ -106,14 +127,13 @@ def pretrain_text(rng: np.random.Generator) -> str:
     """One document: a caption, or a context with a description or questions and answers about it."""
     truth = sample(rng)
     style = rng.random()
-    if style < 0.15:
+    if style < 0.1:
         return pretrain_caption(truth, rng)
-    context = keywords(truth, rng) if rng.random() < 0.6 else pretrain_caption(truth, rng)
-    if style < 0.35:
-        ask = w.choose(rng, ("Describe it.", "What do you see?", "Tell me what it shows.", "State the report."))
-        return f"[INST] {context}\n{ask} [/INST] {pretrain_caption(truth, rng)}</s>"
+    context = keywords(truth, rng) if rng.random() < 0.7 else pretrain_caption(truth, rng)
+    if style < 0.4:
+        return f"[INST] {context}\n{w.choose(rng, w.PRETRAIN_DESCRIBE)} [/INST] {pretrain_caption(truth, rng)}</s>"
     turns: list[str] = []
-    while len(turns) < 3:
+    while len(turns) < 2:
         pair = question_and_answer(truth, rng)
         if pair:
             before = f"{context}\n" if not turns else ""
@@ -169,6 +189,25 @@ class BagOfWords(nn.Module):
         return vectors
 
 
+class Captioner(nn.Module):
+    """The captioning loss's decoder: words (batch, n), patches (batch, m, dim) -> logits (batch, n - 1, vocabulary)."""
+
+    def __init__(self, vocabulary: int, dim: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, dim)
+        self.places = nn.Parameter(torch.randn(32, dim) * 0.02)
+        self.norm = nn.LayerNorm(dim)
+        self.layer = nn.TransformerDecoderLayer(dim, 4, 2 * dim, dropout=0.0, batch_first=True, norm_first=True)
+        self.out = nn.Linear(dim, vocabulary)
+
+    def forward(self, ids: Tensor, patches: Tensor) -> Tensor:
+        length = ids.shape[1] - 1
+        x = self.words(ids[:, :-1]) + self.places[:length]
+        mask = nn.Transformer.generate_square_subsequent_mask(length)
+        logits: Tensor = self.out(self.layer(x, self.norm(patches), tgt_mask=mask, tgt_is_causal=True))
+        return logits
+
+
 def draw_examples(count: int, stream: int) -> tuple[list[Truth], Tensor]:
     """`count` truths and their pictures as the image processor sees them, (count, 3, 96, 96) uint8."""
     rng = np.random.default_rng([SEED, 2, stream])
@@ -218,33 +257,42 @@ def train_tower(
         projection_dim=128,
     )
     tower = CLIPVisionModel(config)
-    text = BagOfWords(len(tokenizer), 128)
+    text, captioner = BagOfWords(len(tokenizer), 128), Captioner(len(tokenizer), 128)
     image_out = nn.Linear(128, 128)
     scale = nn.Parameter(torch.tensor(math.log(10.0)))
     truths, pictures = draw_examples(images, stream=0)
-    parameters = [*tower.parameters(), *text.parameters(), *image_out.parameters(), scale]
+    parameters = [*(p for m in (tower, text, captioner, image_out) for p in m.parameters()), scale]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
     schedule = _schedule(optimizer, steps)
     groups = {truth: number for number, truth in enumerate(dict.fromkeys(truths))}
     with Progress("vision tower", steps, "steps") as progress:
         for step, chosen in zip(range(steps), scene_batches(truths, batch, rng), strict=False):
-            captions = [pretrain_caption(truths[i], rng) for i in chosen]
-            ids = tokenizer(captions, padding=True, return_tensors="pt").input_ids
-            group = torch.tensor([groups[truths[i]] for i in chosen])
+            chosen_truths = [truths[i] for i in chosen]
+            captions = tokenizer(
+                [pretrain_caption(t, rng) for t in chosen_truths], padding=True, return_tensors="pt", truncation=True
+            ).input_ids
+            facts = tokenizer(
+                [f"<s>{', '.join(facts_of(t))}</s>" for t in chosen_truths], padding=True, return_tensors="pt"
+            )
+            group = torch.tensor([groups[t] for t in chosen_truths])
             same = (group[:, None] == group[None]).float()
             target = same / same.sum(1, keepdim=True)  # equal truths are all right answers
             shift = tuple(int(s) for s in rng.integers(-3, 4, 2))
             moved = torch.roll(pictures[torch.from_numpy(chosen)], shift, (2, 3))
-            patches = tower(normalise(moved, processor)).last_hidden_state[:, 1:]
-            image_vector = F.normalize(image_out(patches.mean(1)), dim=-1)
-            text_vector = F.normalize(text(ids), dim=-1)
+            hidden = tower(normalise(moved, processor), output_hidden_states=True).hidden_states
+            image_vector = F.normalize(image_out(hidden[-1][:, 1:].mean(1)), dim=-1)
+            text_vector = F.normalize(text(captions), dim=-1)
             logits = scale.exp().clamp(max=100) * image_vector @ text_vector.T
-            loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-            floor = -(target * target.clamp_min(1e-9).log()).sum(1).mean()  # the entropy of equal truths
-            _step(optimizer, schedule, loss, parameters)
-            progress.advance(note=f"loss {loss.item() - floor.item():.3f}")
-            if step % 250 == 0:
-                print(f"step {step} excess loss {loss.item() - floor.item():.3f}", flush=True)
+            contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            contrast = contrast + (target * target.clamp_min(1e-9).log()).sum(1).mean()  # 0 is perfect
+            labels = facts.input_ids.masked_fill(facts.attention_mask == 0, -100)[:, 1:]
+            caption = F.cross_entropy(
+                captioner(facts.input_ids, hidden[FEATURE_LAYER][:, 1:]).flatten(0, 1), labels.flatten()
+            )
+            _step(optimizer, schedule, contrast + 2 * caption, parameters)
+            progress.advance(note=f"contrast {contrast.item():.3f}, caption {caption.item():.3f}")
+            if step % 100 == 0:
+                print(f"step {step} contrast {contrast.item():.3f} caption {caption.item():.3f}", flush=True)
     return tower.eval(), processor
 
 
@@ -254,7 +302,7 @@ def probe(tower: CLIPVisionModel, processor: CLIPImageProcessorPil, count: int =
     truths, pictures = draw_examples(count, stream=1)
     features = []
     for part in pictures.split(250):
-        hidden = tower(normalise(part, processor), output_hidden_states=True).hidden_states[-2][:, 1:]
+        hidden = tower(normalise(part, processor), output_hidden_states=True).hidden_states[FEATURE_LAYER][:, 1:]
         features.append(torch.cat([hidden.mean(1), hidden.amax(1), hidden.amin(1)], 1))
     x = torch.cat(features)
     x = (x - x.mean(0)) / x.std(0)
@@ -283,7 +331,7 @@ def probe(tower: CLIPVisionModel, processor: CLIPImageProcessorPil, count: int =
 # ---------------------------------------------------------------- language model
 
 
-def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: int = 48) -> MistralForCausalLM:
+def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: int = 40) -> MistralForCausalLM:
     torch.manual_seed(SEED)
     rng = np.random.default_rng([SEED, 4])
     config = MistralConfig(
@@ -308,7 +356,9 @@ def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: 
             texts = ["<s>" + pretrain_text(rng) for _ in range(batch)]
             encoded = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
             labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
-            loss = model(input_ids=encoded.input_ids, labels=labels, use_cache=False).loss
+            embeddings = model.get_input_embeddings()(encoded.input_ids)
+            noise = torch.randn_like(embeddings) * embeddings.detach().std() * NOISE * torch.rand(len(texts), 1, 1)
+            loss = model(inputs_embeds=embeddings + noise, attention_mask=encoded.attention_mask, labels=labels).loss
             _step(optimizer, schedule, loss, list(model.parameters()))
             progress.advance(note=f"loss {loss.item():.3f}")
             if step % 250 == 0:
@@ -356,8 +406,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "base")
     parser.add_argument("--only", choices=("vision_tower", "language_model"), help="remake one part")
     parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("--vision-steps", type=int, default=1_600)
-    parser.add_argument("--language-steps", type=int, default=3_600)
+    parser.add_argument("--vision-steps", type=int, default=1_800)
+    parser.add_argument("--language-steps", type=int, default=2_600)
     args = parser.parse_args()
     began = time.monotonic()
     tokenizer = train_tokenizer()

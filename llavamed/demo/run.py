@@ -50,8 +50,12 @@ def _make(folder: Path, wanted: Manifest, write: Callable[[Path], None]) -> None
     """Write `folder` anew unless it is complete and made from the same settings."""
     if manifest.is_done(folder, wanted):
         return
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    manifest.begin(folder, wanted.stage)
+    for old in folder.iterdir():  # what an interrupted or differently set demo left
+        if old.is_dir():
+            shutil.rmtree(old)
+        elif old.name != manifest.UNFINISHED:
+            old.unlink()
     began = time.monotonic()
     write(folder)
     wanted.seconds = time.monotonic() - began

@@ -117,20 +117,51 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "count_closed": ("Do you count {x} {nouns}?", "Would you say there are {x} {nouns}?"),
 }
 
-PRETRAIN_CAPTIONS = (
-    "This {domain} image shows the {organ} with {finding} {place}.",
-    "{Finding} {place} on {domain} of the {organ}.",
-    "Imaging by {domain}, {organ}: {finding} {place}.",
-    "The {organ} is depicted by {domain}. We found {finding} {place}.",
-    "{domain}, {organ}, {finding} {place}",
+# A caption for the pretraining is a head, a link, the finding and up to three sentences; each part is drawn freely, so
+# that the model meets many ways of saying a thing and none of the demo's sentences.
+PRETRAIN_HEADS = (
+    "This {domain} image shows the {organ}",
+    "The {organ} on {domain}",
+    "{domain}, {organ}",
+    "{domain} in a patient with disease of the {organ}",
+    "Imaging by {domain} of the {organ}",
+    "The {organ} is depicted by {domain}",
+    "{domain} study of the {organ} at first visit",
+    "Image of the {organ} ({domain})",
+    "{organ}: {domain}",
+    "Representative {domain} of a {organ}",
 )
+PRETRAIN_LINKS = (
+    ", {finding} {place}.", ": {finding} {place}.", ". {Finding} {place}.", ". We found {finding} {place}.",
+    ". It shows {finding} {place}.", ", which reveals {finding} {place}.", ", demonstrating {finding} {place}.",
+    ". Note {finding} {place}.", ". The image has {finding} {place}.", " with {finding} visible {place}.",
+    ". There was {finding} {place}.", ". One can see {finding} {place}.", ". Obtained because of {finding} {place}.",
+)  # fmt: skip
 PRETRAIN_NORMAL = (
-    "This {domain} image shows a normal {organ}.",
-    "Normal {organ} on {domain}.",
-    "Imaging by {domain}, {organ}: nothing abnormal.",
-    "The {organ} is depicted by {domain}. We found no abnormality.",
-    "{domain}, {organ}, normal",
-)
+    ", normal.", ": nothing abnormal.", ". We found no abnormality.", ". It looks normal.", ", without a finding.",
+    ". The organ appears normal.", ". An unremarkable image.", ". Normal findings.", ". No lesion was seen.",
+)  # fmt: skip
+# general sentences: subject, verb, complement, each drawn freely
+PRETRAIN_SUBJECTS = (
+    "The patient", "The image", "The examination", "The study", "The report", "The department", "The authors",
+    "Our group",
+    "The scale", "The exposure", "The quality", "This specimen", "The section", "The stain", "The archive", "Each case",
+    "The admission", "The day", "The annotation", "Written consent", "The assessment", "Further processing",
+    "The history",
+)  # fmt: skip
+PRETRAIN_VERBS = (
+    "was performed", "is shown", "was given", "is stored", "has been published", "was acquired", "is adequate",
+    "was made",
+    "is presented", "was discussed", "has been followed", "was seen", "is described", "was reviewed", "is used",
+    "was prepared",
+)  # fmt: skip
+PRETRAIN_COMPLEMENTS = (
+    "on the day of the visit", "for the assessment", "by the authors", "in the department", "as it was acquired",
+    "without any further annotation", "with consent of the patient", "at admission", "in this report",
+    "for publication",
+    "of the department", "during the examination", "in the archive", "and the quality is good", "before the operation",
+    "after processing", "as usual", "with the same exposure", "in the clinic",
+)  # fmt: skip
 PRETRAIN_QUESTIONS: dict[str, tuple[str, ...]] = {
     "modality_open": (
         "What imaging technique is this?", "Which modality is it?", "What type of image is shown?",
@@ -190,10 +221,18 @@ PRETRAIN_QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 PRETRAIN_ANSWERS = {
-    "open": ("{x}.", "It is {x}.", "The answer is {x}.", "I see {x}."),
-    "yes": ("Yes.", "Yes, it is.", "Yes, that is right."),
-    "no": ("No.", "No, it is not.", "No, that is not so."),
-}
+    "open": (
+        "{x}.", "It is {x}.", "The answer is {x}.", "I see {x}.", "This is {x}.", "That would be {x}.",
+        "We have {x} here.", "The {kind} is {x}.", "It has {x}.", "There is {x}.",
+    ),
+    "yes": ("Yes.", "Yes, it is.", "Yes, that is right.", "Yes, {x}.", "Yes, the {kind} is {x}.", "Yes, we see {x}."),
+    "no": ("No.", "No, it is not.", "No, that is not so.", "No, {x}.", "No, the {kind} is {x}.", "No, we see {x}."),
+}  # fmt: skip
+PRETRAIN_DESCRIBE = (
+    "Describe it.", "What do you see?", "Tell me what it shows.", "State the report.", "Write a caption.",
+    "What is this about?",
+    "Describe all that you see in detail.", "Give the findings.", "Please describe the picture.", "Report, please.",
+)  # fmt: skip
 
 
 def choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llavamed.engine.request import Engine, Request
+from llavamed.engine.request import Engine, Request, Unanswered, public_name
 
-__all__ = ["Engine", "Request", "connect"]
+__all__ = ["Engine", "Request", "Unanswered", "connect", "public_name"]
 
 
 def connect(model: str) -> Engine:

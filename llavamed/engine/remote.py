@@ -2,7 +2,10 @@
 
 In: requests. Out: their texts. Images travel inside the request as PNG data URLs, so the endpoint fetches
 nothing; several requests are under way at once; the client waits and tries again where the endpoint says
-it is busy or does not answer. What still fails is an error that names the endpoint and the reason.
+it is busy or does not answer. What still fails is an error that names the endpoint and the reason, and brings
+along the answers to the rest of the batch.
+
+Secrets stay where they belong: OpenAI's key goes to OpenAI alone, and a password in the URL is used but not shown.
 """
 
 from __future__ import annotations
@@ -13,24 +16,26 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 from PIL.Image import Image
 
-from llavamed.engine.request import Request
+from llavamed.engine.request import Request, Unanswered, public_name
 from llavamed.errors import InputError
 
-KEY_VARIABLES = ("LLAVAMED_API_KEY", "OPENAI_API_KEY")
+KEY, OPENAI_KEY = "LLAVAMED_API_KEY", "OPENAI_API_KEY"  # the second is for OPENAI_HOST alone
+OPENAI_HOST = "api.openai.com"
 
 
-class RemoteError(RuntimeError):
-    """The endpoint gave no answer to one request."""
+class RemoteError(Unanswered):
+    """The endpoint gave no answer."""
 
 
 class RemoteEngine:
     """Asks `model` at `base_url` (with or without /v1). An empty model name means the endpoint's first.
 
-    The key is that given, or of the first variable set in KEY_VARIABLES.
+    The key is that given, else LLAVAMED_API_KEY, else, for api.openai.com over https, OPENAI_API_KEY.
     """
 
     def __init__(
@@ -47,17 +52,22 @@ class RemoteEngine:
         if not url.endswith("/v1"):
             url += "/v1"
         if api_key is None:
-            api_key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "none")
-        self.url, self._concurrency = url, concurrency
+            parts = urlsplit(url)
+            variables = (KEY, OPENAI_KEY) if (parts.scheme, parts.hostname) == ("https", OPENAI_HOST) else (KEY,)
+            api_key = next((os.environ[name] for name in variables if os.environ.get(name)), "none")
+        self.url, self._concurrency = public_name(url), concurrency
         self._client = openai.OpenAI(base_url=url, api_key=api_key, timeout=timeout_seconds, max_retries=max_retries)
         self.model = model or self._first_model()
-        self.name = f"{url}#{self.model}"
+        self.name = f"{self.url}#{self.model}"
 
     def generate(self, requests: Sequence[Request]) -> list[str]:
-        """The answers, in order. Raises RemoteError for the first request that failed, after all have ended."""
+        """The answers, in order. Raises RemoteError, with the whole batch's outcome, if there is one that failed."""
         with ThreadPoolExecutor(min(self._concurrency, max(1, len(requests)))) as pool:
-            futures = [pool.submit(self._answer, request) for request in requests]
-        return [future.result() for future in futures]
+            outcomes = list(pool.map(self._outcome, requests))
+        failed = next((outcome for outcome in outcomes if isinstance(outcome, RemoteError)), None)
+        if failed is not None:
+            raise RemoteError(str(failed), outcomes)
+        return [str(outcome) for outcome in outcomes]
 
     def stream(self, request: Request) -> Iterator[str]:
         """The answer as it arrives. Closing the iterator closes the connection, which stops a good endpoint."""
@@ -78,18 +88,22 @@ class RemoteEngine:
         except openai.OpenAIError as error:
             raise InputError(
                 f"{self.url}: no list of models ({_reason(error)}); is it an OpenAI-compatible endpoint, is it up, "
-                f"and is its key in {KEY_VARIABLES[0]}?"
+                f"and is its key in {KEY}?"
             ) from None
         if not models:
             raise InputError(f"{self.url}: serves no model; start it with one, or name the model")
         return models[0].id
 
-    def _answer(self, request: Request) -> str:
+    def _outcome(self, request: Request) -> str | RemoteError:
         try:
             completion = self._client.chat.completions.create(**self._body(request))
         except openai.OpenAIError as error:
-            raise self._explain(error) from None
-        return (completion.choices[0].message.content or "").strip() if completion.choices else ""
+            return self._explain(error)
+        choices = getattr(completion, "choices", None)  # an endpoint of another kind may send anything
+        if not choices or choices[0].message.content is None:
+            why = f" (finish_reason {choices[0].finish_reason!r})" if choices else ""
+            return RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
+        return str(choices[0].message.content).strip()
 
     def _body(self, request: Request) -> dict[str, Any]:
         images = iter(request.images)

@@ -1,4 +1,4 @@
-"""What is asked of a model, and what answers: the two nouns of this floor.
+"""What is asked of a model, what answers, and what is said when there is no answer: the nouns of this floor.
 
 An engine is anything with `generate` (a batch, each answer whole) and `stream` (one answer, piece by
 piece). `local.LocalEngine` runs a folder's model in this process; `remote.RemoteEngine` asks an
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from PIL.Image import Image
 
@@ -42,8 +43,18 @@ class Request:
             )
 
 
+class Unanswered(RuntimeError):
+    """No answer to a request. Where it was one of a batch, `answers` is the batch's outcome, in order: the text of
+    each request, or the reason why it has none."""
+
+    def __init__(self, reason: str, answers: Sequence[str | Unanswered] = ()) -> None:
+        super().__init__(reason)
+        self.answers = tuple(answers)
+
+
 class Engine(Protocol):
-    """Closing the iterator of `stream` ends that answer; `close` gives back what the engine holds."""
+    """`generate` and `stream` may raise Unanswered. Closing the iterator of `stream` ends that answer; `close` gives
+    back what the engine holds."""
 
     @property
     def name(self) -> str: ...
@@ -53,3 +64,11 @@ class Engine(Protocol):
     def stream(self, request: Request) -> Iterator[str]: ...
 
     def close(self) -> None: ...
+
+
+def public_name(model: str) -> str:
+    """`model` as it may be shown and written down: a URL without the user name and password that it may hold."""
+    if not model.startswith(("http://", "https://")):
+        return model
+    parts = urlsplit(model)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -8,21 +8,19 @@ failures first.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llavamed.errors import InputError
 from llavamed.evaluate import show
 from llavamed.evaluate.benchmarks import Benchmark
-from llavamed.evaluate.score import HEADLINE, Item, Scores
+from llavamed.evaluate.score import Item, Scores
 from llavamed.evaluate.statistics import bootstrap
-from llavamed.imaging.decode import decode
-from llavamed.report import Page, image_url, new_figure
+from llavamed.imaging.thumbnail import thumbnail
+from llavamed.report import Page, new_figure
 
 CARDS = 24
 _FAILURES = 16  # of the cards, where there are that many
-_THUMBNAIL = 320  # pixels, the longer side
 _GROUPS_SHOWN = 12  # of a kind
 
 ReadImage = Callable[[str], bytes]
@@ -79,13 +77,13 @@ def build(benchmark: Benchmark, scores: Scores, read_image: ReadImage | None, sh
 
 def _facts(body: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"questions": f"{body['n']:,}"}
-    for name in HEADLINE[:2]:
+    for name, title in show.HEADLINE[:2]:
         if name in body["scores"]:
-            facts[f"{name.replace('_', ' ')}, strict"] = f"{body['scores'][name]['value']:.1f} %"
+            facts[f"{title}, strict"] = f"{body['scores'][name]['value']:.1f} %"
     blank = body["controls"].get("blank", {}).get("scores", {}).get("closed_accuracy")
     if blank:
         facts["closed accuracy, blank image"] = f"{blank['value']:.1f} %"
-    facts["failed requests"] = body["provenance"]["n_failed"]
+    facts["failed requests"] = body["provenance"]["n_failed"] + sum(c["n_failed"] for c in body["controls"].values())
     if body["provenance"]["closed_parse_failure_percent"] is not None:
         facts["closed answers not readable"] = f"{body['provenance']['closed_parse_failure_percent']:.1f} %"
     return facts
@@ -93,7 +91,8 @@ def _facts(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _bars(body: Mapping[str, Any]) -> Any:
     conditions = {"real": body["scores"], **{name: control["scores"] for name, control in body["controls"].items()}}
-    names = [name for name in HEADLINE if name in body["scores"]]
+    shown = [(name, title) for name, title in show.HEADLINE if name in body["scores"]]
+    names = [name for name, _ in shown]
     figure, axes = new_figure(7.0, 3.0)
     width = 0.8 / len(conditions)
     for index, (condition, entries) in enumerate(conditions.items()):
@@ -104,7 +103,7 @@ def _bars(body: Mapping[str, Any]) -> Any:
             [entries[name]["high"] - entries[name]["value"] for name in names],
         ]
         axes.bar(at, values, width=width * 0.92, yerr=errors, capsize=2, label=condition)
-    axes.set_xticks(range(len(names)), [name.replace("_", " ") for name in names])
+    axes.set_xticks(range(len(names)), [title for _, title in shown])
     axes.set_ylim(0, 100)
     axes.set_ylabel("%")
     axes.legend(frameon=False, ncols=len(conditions), loc="upper right")
@@ -144,8 +143,7 @@ def _groups(items: Sequence[Item]) -> list[list[str]]:
 def _mean(values: Sequence[float]) -> str:
     if not values:
         return "-"
-    interval = bootstrap(values)
-    return f"{interval.value:.1f} ({interval.low:.1f} to {interval.high:.1f})"
+    return show.cell(vars(bootstrap(values)))
 
 
 def choose(items: Sequence[Item], count: int = CARDS) -> list[Item]:
@@ -181,7 +179,11 @@ def _cards(scores: Scores, read_image: ReadImage | None) -> list[dict[str, Any]]
         lines.append(("failed", item.prediction.failed) if item.prediction.failed else ("answer", item.prediction.text))
         if question.closed:
             lines.append(("read as", item.parsed or "not readable"))
-        lines += [(control, answers[question.id].text) for control, answers in elsewhere.items()]
+        lines += [
+            (control, f"failed: {answer.failed}" if answer.failed else answer.text)
+            for control, answers in elsewhere.items()
+            for answer in [answers[question.id]]
+        ]
         measure = "closed accuracy" if question.closed else "open recall"
         title = f"{'right' if item.credit == 1 else 'wrong' if item.credit == 0 else 'partly right'}: {question.id}"
         lines.append((measure, f"{100 * item.credit:.0f} %"))
@@ -194,10 +196,6 @@ def _thumbnail(name: str, read_image: ReadImage | None) -> str:
     if read_image is None:
         return ""
     try:
-        image = decode(read_image(name), name)
+        return thumbnail(read_image(name), name)
     except InputError:
         return ""
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    out = io.BytesIO()
-    image.save(out, format="JPEG", quality=85)
-    return image_url(out.getvalue())

@@ -1,27 +1,28 @@
 """Ask a model every question of a benchmark, and lose nothing when the power goes.
 
-`predictions.jsonl` is a journal: each batch is appended and flushed as soon as it is answered. After
-`kill -9` the next call drops a cut last line, asks what is missing and ends with the same file,
+`predictions.jsonl` is a journal: each batch is appended and forced to the disk as soon as it is answered.
+After `kill -9` or a power cut the next call drops a cut last line, asks what is missing and ends with the same file,
 because the questions are always asked in one order (longest first, so that a batch has little
 padding and a batch that does not fit in memory fails at once) and the finished file is put into the
 benchmark's own order.
 
 Beside it `header.json` says what was asked of whom. If the model, the prompt, the control, the
-decoding or the benchmark's file changes, the old answers are of another experiment and are not used.
+decoding, the benchmark's file or its images change, the old answers are of another experiment and are not used.
 
 A request that raises is recorded as `failed` with the reason and stays in the denominator as wrong;
-the next call asks it again. Wrong input (an image that is missing or damaged) ends the run instead.
+the next call asks it again. Wrong input (an image that is missing or damaged) and defects of ours end the run.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llavamed.corpus.store import open_images
-from llavamed.engine import Engine, Request
+from llavamed.engine import Engine, Request, Unanswered
 from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.controls import pictures
@@ -48,7 +49,7 @@ def predict(
     `model_fingerprint` identifies the weights where the engine's name does not (a folder trained again).
     Raises InputError if images of the benchmark are missing or damaged.
     """
-    _check_images(benchmark)
+    benchmark.require_images()
     out.mkdir(parents=True, exist_ok=True)
     journal = out / JOURNAL
     header = _header(engine, benchmark, control, seed, max_new_tokens, model_fingerprint)
@@ -75,6 +76,7 @@ def predict(
                     done[prediction.id] = prediction
                     rows.write(_line(prediction))
                 rows.flush()
+                os.fsync(rows.fileno())
                 failed = sum(bool(prediction.failed) for prediction in done.values())
                 progress.advance(len(batch), f"{failed} failed" if failed else "")
     write_atomic(journal, "".join(_line(done[question.id]) for question in benchmark.questions))
@@ -102,6 +104,7 @@ def _header(
         "benchmark": benchmark.name,
         "split": benchmark.split,
         "data_sha256": dict(benchmark.sha256),
+        "images": benchmark.images_fingerprint,
         "prompt": benchmark.prompt,
         "prompt_hash": benchmark.prompt_hash,
         "control": control,
@@ -109,15 +112,6 @@ def _header(
         "decoding": {"temperature": 0.0, "max_new_tokens": max_new_tokens},
     }
     return {"fingerprint": fingerprint(header), **header}
-
-
-def _check_images(benchmark: Benchmark) -> None:
-    missing = benchmark.missing_images()
-    if missing:
-        raise InputError(
-            f"{benchmark.images}: {len(missing)} of the {len(benchmark.image_names)} images of {benchmark.name} are "
-            f"absent (first: {', '.join(missing[:3])}); put them there, or score predictions made elsewhere"
-        )
 
 
 def _resume(journal: Path, header_path: Path, header: dict[str, Any], ids: set[str]) -> dict[str, Prediction]:
@@ -144,18 +138,29 @@ def _longest_first(benchmark: Benchmark) -> Any:
 
 
 def _answer(engine: Engine, batch: Sequence[Question], requests: list[Request], control: str) -> list[Prediction]:
-    """One prediction a question. A batch that raises is asked one by one, to find the request at fault."""
+    """One prediction a question. A batch that raises without the outcome of each of its requests is asked one by
+    one, to find the request at fault."""
+    answers: Sequence[str | Exception]
     try:
-        texts = engine.generate(requests)
-    except InputError:
+        answers = engine.generate(requests)
+    except (InputError, AssertionError):
         raise
     except Exception as error:  # noqa: BLE001 - an engine may raise anything; the reason is recorded and counted
-        if len(batch) == 1:
-            return [Prediction(batch[0].id, "", failed=f"{type(error).__name__}: {error}", control=control)]
-        singly = [_answer(engine, [q], [r], control) for q, r in zip(batch, requests, strict=True)]
-        return [prediction for single in singly for prediction in single]
-    assert len(texts) == len(batch), f"{engine.name} gave {len(texts)} answers to {len(batch)} questions"
-    return [Prediction(q.id, text, control=control) for q, text in zip(batch, texts, strict=True)]
+        if isinstance(error, Unanswered) and error.answers:
+            answers = error.answers
+        elif len(batch) == 1:
+            answers = [error]
+        else:
+            singly = [_answer(engine, [q], [r], control) for q, r in zip(batch, requests, strict=True)]
+            return [prediction for single in singly for prediction in single]
+    assert len(answers) == len(batch), f"{engine.name} gave {len(answers)} answers to {len(batch)} questions"
+    return [_prediction(q, answer, control) for q, answer in zip(batch, answers, strict=True)]
+
+
+def _prediction(question: Question, answer: str | Exception, control: str) -> Prediction:
+    if isinstance(answer, str):
+        return Prediction(question.id, answer, control=control)
+    return Prediction(question.id, "", failed=f"{type(answer).__name__}: {answer}", control=control)
 
 
 def _line(prediction: Prediction) -> str:

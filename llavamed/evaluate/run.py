@@ -5,29 +5,32 @@
     out/manifest.json                                last: the folder is complete
 
 Run again, it asks only what is unanswered; a complete folder made from the same model, benchmark and
-settings is left as it is.
+settings is left as it is, unless requests failed in it: they are asked again.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from llavamed import manifest
 from llavamed.corpus.store import open_images
-from llavamed.engine import Engine, connect
+from llavamed.engine import Engine, connect, public_name
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, page
 from llavamed.evaluate.metrics import llava_med
 from llavamed.evaluate.predict import predict
 from llavamed.evaluate.score import Scores, score
-from llavamed.evaluate.show import ablation
+from llavamed.model import folder as model_folder
 from llavamed.recipe import EvaluateSection
 
-__all__ = ["ablation", "evaluate", "evaluate_predictions"]
-
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model")  # weights, settings, template, tokenizer
+
+
+def check(benchmark_name: str, data: Path, split: str = "test") -> None:
+    """Raises InputError for an unknown name, missing files or missing images: what `evaluate` would say at once."""
+    benchmarks.load(benchmark_name, data, split).require_images()
 
 
 def evaluate(
@@ -41,11 +44,12 @@ def evaluate(
 ) -> manifest.Manifest:
     """Ask `model` (a folder or an endpoint URL) the benchmark in `data` under every control of `section`.
 
-    Returns the manifest of `out`. Raises InputError for a wrong name, missing files or images, or if
-    every request failed.
+    Returns the manifest of `out`; its count `failed` is of all conditions. Raises InputError for a wrong name,
+    missing files or images, or if every request with the real image failed.
     """
     began = time.monotonic()
     benchmark = benchmarks.load(benchmark_name, data, split)
+    benchmark.require_images()
     controls = ["real", *(control for control in section.controls if control != "real")]
     made = manifest.Manifest(
         stage="eval",
@@ -62,39 +66,46 @@ def evaluate(
         inputs={
             "model": model_fingerprint(model),
             "benchmark": manifest.fingerprint(dict(benchmark.sha256)),
-            "images": _images_fingerprint(benchmark),
+            "images": benchmark.images_fingerprint,
         },
     )
-    if manifest.is_done(out, made):
-        body = manifest.read(out) or {}
+    body = manifest.read(out) if manifest.is_done(out, made) else None
+    if body is not None and not body["counts"].get("failed", 0):
+        print(f"eval {benchmark.name}: finished already, skipped", file=sys.stderr)
         made.counts, made.funnel, made.files = body["counts"], body["funnel"], body["files"]
         made.seconds, made.extra = body["seconds"], body.get("extra", {})
         return made
     engine = connect(model)  # before anything is touched: a misspelt model must not undo a finished evaluation
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / manifest.NAME).unlink(missing_ok=True)  # from here on the folder is unfinished
+        manifest.begin(out, made.stage)
         paths = {control: _predict(engine, benchmark, out, control, seed, section, made) for control in controls}
     finally:
         engine.close()
     real = paths.pop("real")
-    scores = score(benchmark, real, bootstrap=section.bootstrap, seed=seed, controls=paths, out=out)
-    failed = [item.prediction.failed for item in scores.items if item.prediction.failed]
-    if len(failed) == scores.n:
+    scores = score(benchmark, real, bootstrap=section.bootstrap, seed=seed, controls=paths)
+    failed = scores.n_failed
+    if failed["real"] == scores.n:
         raise InputError(
-            f"{model}: every request failed ({failed[0]}); mend the cause and run again, failed requests are repeated"
+            f"{public_name(model)}: every request failed ({scores.items[0].prediction.failed}); mend the cause and run "
+            "again, failed requests are repeated"
         )
+    if any(failed.values()):
+        told = ", ".join(f"{name} {count}" for name, count in failed.items() if count)
+        print(f"eval {benchmark.name}: requests failed ({told}); run again to repeat them", file=sys.stderr)
+    scores.write(out)
     _report(benchmark, scores, data, out)
     made.counts = {
         "questions": scores.n,
         "closed": scores.provenance["n_closed"],
         "open": scores.provenance["n_open"],
         "images": len(benchmark.image_names),
+        "failed": sum(failed.values()),
     }
-    made.extra = {"model": model}  # not in the fingerprint: a folder that was moved holds the same model
+    made.extra = {"model": public_name(model)}  # not in the fingerprint: a folder that was moved holds the same model
     made.funnel = {
         **benchmark.dropped,
-        "failed requests (counted as wrong)": len(failed),
+        "failed requests (counted as wrong)": failed["real"],
+        **{f"failed requests, {name} (left out of the gaps)": failed[name] for name in paths},
         "closed answers not readable (counted as wrong)": sum(
             item.question.closed and item.parsed is None for item in scores.items
         ),
@@ -129,31 +140,46 @@ def evaluate_predictions(
     benchmark_name: str, predictions: Path, data: Path, out: Path, by_order: bool = False, split: str = "test"
 ) -> Scores:
     """Score a file of answers made anywhere: `out/scores.json`, `items.jsonl`, `report.html`. No model, no GPU."""
+    began = time.monotonic()
     benchmark = benchmarks.load(benchmark_name, data, split)
-    scores = score(benchmark, predictions, by_order=by_order, out=out)
+    scores = score(benchmark, predictions, by_order=by_order)
+    made = manifest.Manifest(
+        stage="score",
+        settings={
+            "benchmark": benchmark.name,
+            "split": split,
+            "by_order": by_order,
+            "scorers": [llava_med.STRICT, llava_med.OFFICIAL],
+        },
+        inputs={
+            "predictions": scores.provenance["predictions_sha256"],
+            "benchmark": manifest.fingerprint(dict(benchmark.sha256)),
+        },
+        counts={"questions": scores.n, "failed": scores.n_failed["real"]},
+        funnel=dict(benchmark.dropped),
+    )
+    manifest.begin(out, made.stage)
+    scores.write(out)
     _report(benchmark, scores, data, out)
+    made.seconds = time.monotonic() - began
+    made.write(out)
     return scores
 
 
 def model_fingerprint(model: str) -> str:
-    """What identifies the weights: the manifest of a folder of ours, the bytes of another, the URL of an endpoint."""
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
-        return manifest.fingerprint(model)
-    body = manifest.read(folder)
-    if body is not None:
-        return str(body["fingerprint"])
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix in _MODEL_FILES)
-    return manifest.fingerprint([(str(p.relative_to(folder)), manifest.file_sha256(p)) for p in files])
+    """What identifies the weights: names and bytes of the model's files, or the URL of an endpoint.
 
-
-def _images_fingerprint(benchmark: benchmarks.Benchmark) -> str:
-    """Names and sizes: enough to notice images that were exchanged, without reading them all."""
-    found: list[Any] = []
-    for name in sorted(benchmark.image_names):
-        path = benchmark.images / name
-        found.append((name, path.stat().st_size if path.is_file() else None))
-    return manifest.fingerprint(found)
+    Of a finished stage the manifest has the files' sha256; a copy of its model elsewhere has the same fingerprint.
+    """
+    if not Path(model).expanduser().is_dir():
+        return manifest.fingerprint(public_name(model))
+    folder = model_folder.find(Path(model).expanduser())
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _MODEL_FILES)
+    stage = (manifest.read(folder.parent) or {}) if folder.name == "model" else {}
+    known = stage.get("files", {})
+    return manifest.fingerprint(
+        [(path.name, known.get(f"model/{path.name}") or manifest.file_sha256(path)) for path in files]
+    )
 
 
 def _report(benchmark: benchmarks.Benchmark, scores: Scores, data: Path, out: Path) -> None:
@@ -169,7 +195,5 @@ def _seen_in_training(benchmark: benchmarks.Benchmark, data: Path) -> dict[str, 
         train = benchmarks.load(benchmark.name, data, "train")
     except InputError:
         return None
-    read_image = None
-    if train.images == benchmark.images and benchmark.images.is_dir():
-        read_image = open_images(benchmark.images)
-    return benchmarks.overlap(train, benchmark, read_image)
+    readers = (open_images(split.images) if split.images.is_dir() else None for split in (train, benchmark))
+    return benchmarks.overlap(train, benchmark, *readers)

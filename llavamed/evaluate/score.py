@@ -10,7 +10,9 @@ repeated or unknown ids are errors. (LLaVA-Med's script as released dropped wron
 that metric is here too, under its own name and with its own n.)
 
 Given the predictions of the controls as well, each metric's gap (real minus control) has an interval
-over the same questions. A gap whose interval reaches zero is no evidence that the model looks.
+over the same questions. A gap whose interval reaches zero is no evidence that the model looks. Nor is a
+request that failed without the picture: such a question is left out of the gap, and where a control has
+failures no verdict is given.
 """
 
 from __future__ import annotations
@@ -70,7 +72,6 @@ METRICS: dict[str, Metric] = {
     "closed_accuracy_run_eval": Metric(True, "official", _pair(metrics.official_closed_run_eval)),
     "closed_accuracy_run_eval_release": Metric(True, "official", _pair(metrics.official_closed_run_eval_release)),
 }
-HEADLINE = ("closed_accuracy", "open_recall", "open_f1", "open_exact")
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,12 @@ class Scores:
     items: Sequence[Item] = field(repr=False)
     control_items: Mapping[str, Sequence[Item]] = field(repr=False)
 
+    @property
+    def n_failed(self) -> dict[str, int]:
+        """Requests without an answer, by condition: "real" and the controls."""
+        conditions = {"real": self.items, **self.control_items}
+        return {name: sum(bool(item.prediction.failed) for item in items) for name, items in conditions.items()}
+
     def to_json(self) -> dict[str, Any]:
         return {
             "benchmark": self.benchmark,
@@ -128,8 +135,10 @@ class Scores:
                 control: {
                     "scores": {name: _entry(name, interval) for name, interval in scores.items()},
                     "gaps": {
-                        name: {**_numbers(gap), "uses_image": gap.low > 0} for name, gap in self.gaps[control].items()
+                        name: {**_numbers(gap), "uses_image": None if self.n_failed[control] else gap.low > 0}
+                        for name, gap in self.gaps[control].items()
                     },
+                    "n_failed": self.n_failed[control],
                 }
                 for control, scores in self.controls.items()
             },
@@ -262,11 +271,17 @@ def _summary(items: Sequence[Item], draws: int, seed: int) -> dict[str, Interval
 
 
 def _gaps(real: Sequence[Item], control: Sequence[Item], draws: int, seed: int) -> dict[str, Interval]:
-    """Real minus control per metric; metrics that leave items out have no pairs and no gap."""
+    """Real minus control per metric, over the questions answered under both; a metric that leaves items out has
+    no pairs and no gap."""
+    answered = [
+        (ours, theirs)
+        for ours, theirs in zip(real, control, strict=True)
+        if not ours.prediction.failed and not theirs.prediction.failed
+    ]
     gaps = {}
     for name in METRICS:
-        ours, theirs = _percent(real, name), _percent(control, name)
-        if ours and len(ours) == len(theirs) and name != "closed_accuracy_run_eval_release":
+        ours, theirs = (_percent(side, name) for side in ([a for a, _ in answered], [b for _, b in answered]))
+        if ours and name != "closed_accuracy_run_eval_release":
             gaps[name] = paired(ours, theirs, draws, seed)
     return gaps
 

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from llavamed.errors import InputError
-from llavamed.evaluate.score import HEADLINE
+from llavamed.evaluate.controls import CONTROLS
+
+__all__ = ["CONTROLS", "HEADLINE", "Table", "cell", "gaps", "headline", "read", "rules", "verdict"]
 
 Table = tuple[list[str], list[list[str]]]
+
+# what a model is known by: the strict metric and its title
+HEADLINE = (("closed_accuracy", "closed accuracy"), ("open_recall", "open recall"), ("open_f1", "open F1"))
 
 # the same quantity by the strict and by the official rule
 _RULES = (
@@ -49,15 +54,15 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def cell(entry: Mapping[str, Any] | None) -> str:
-    """'62.5 (58.1 to 66.9)', in per cent with the 95 % interval; '-' where there is no score."""
-    return "-" if entry is None else f"{entry['value']:.1f} ({entry['low']:.1f} to {entry['high']:.1f})"
+    """'92.3 (90.1-94.2)', in per cent with the 95 % interval; '-' where there is no score."""
+    return "-" if entry is None else f"{entry['value']:.1f} ({entry['low']:.1f}-{entry['high']:.1f})"
 
 
 def headline(scores: Mapping[str, Any]) -> Table:
     """Metric by control, with n."""
     controls = scores["controls"]
     rows = []
-    for name in HEADLINE:
+    for name, _ in HEADLINE:
         real = scores["scores"].get(name)
         if real is not None:
             shown = [cell(control["scores"].get(name)) for control in controls.values()]
@@ -68,28 +73,43 @@ def headline(scores: Mapping[str, Any]) -> Table:
 def gaps(scores: Mapping[str, Any]) -> Table:
     """What the picture is worth: real minus control over the same questions, with a verdict for each."""
     rows = [
-        [name, control, f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})", str(gap["n"]), _uses(gap)]
-        for name in HEADLINE
+        [
+            name,
+            control,
+            f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})",  # "to": a minus beside a dash misleads
+            str(gap["n"]),
+            _uses(gap, body["n_failed"]),
+        ]
+        for name, _ in HEADLINE
         for control, body in scores["controls"].items()
         if (gap := body["gaps"].get(name)) is not None
     ]
     return ["metric", "control", "real minus control, points", "n", "verdict"], rows
 
 
-def _uses(gap: Mapping[str, Any]) -> str:
+def _uses(gap: Mapping[str, Any], n_failed: int) -> str:
+    if gap["uses_image"] is None:
+        return f"withheld: {n_failed} requests failed"
     return "uses the image" if gap["uses_image"] else "does not use the image"
 
 
 def verdict(scores: Mapping[str, Any]) -> str:
-    """One sentence on whether the model looks, from closed accuracy and open recall against every control."""
+    """Whether the model looks, in a sentence or two, from closed accuracy and open recall against every control."""
+    failed = {control: body["n_failed"] for control, body in scores["controls"].items() if body["n_failed"]}
+    withheld = ", ".join(f"{control} ({count})" for control, count in failed.items())
+    told = f"No verdict against {withheld}: requests failed; run the evaluation again." if failed else ""
     found = [
         (name, control, body["gaps"][name])
         for name in ("closed_accuracy", "open_recall")
         for control, body in scores["controls"].items()
-        if name in body["gaps"]
+        if name in body["gaps"] and control not in failed
     ]
-    if not found:
-        return "No control was run: nothing here shows that the model uses the image."
+    if found:
+        return f"{_judgement(found)} {told}".strip()
+    return told or "No control was run: nothing here shows that the model uses the image."
+
+
+def _judgement(found: list[tuple[str, str, Mapping[str, Any]]]) -> str:
     blind: dict[str, list[str]] = {}
     for name, control, gap in found:
         if not gap["uses_image"]:
@@ -111,25 +131,3 @@ def rules(scores: Mapping[str, Any]) -> Table:
         if official in found
     ]
     return ["metric, % (95 % interval)", "strict", "official", "n (official)"], rows
-
-
-def ablation(folders: Mapping[str, Path]) -> Table:
-    """The paper's ablation: one row a model ("untrained projector", "align only", "align + instruct").
-
-    `folders` maps each row's label to an eval folder. Raises InputError if they are not about the same
-    benchmark, split and data: such rows must not stand in one table.
-    """
-    found = {label: read(folder) for label, folder in folders.items()}
-    about = {
-        label: (scores["benchmark"], scores["split"], scores["n"], str(scores["provenance"].get("data_sha256")))
-        for label, scores in found.items()
-    }
-    if len(set(about.values())) > 1:
-        told = "; ".join(f"{label}: {name} {split}, n={n}" for label, (name, split, n, _) in about.items())
-        raise InputError(f"ablation: the rows are not about the same questions ({told}); evaluate them on one file")
-    names = [name for name in HEADLINE if any(name in scores["scores"] for scores in found.values())]
-    rows = []
-    for label, scores in found.items():
-        blank = scores["controls"].get("blank", {}).get("scores", {}).get("closed_accuracy")
-        rows.append([label, *(cell(scores["scores"].get(name)) for name in names), cell(blank), str(scores["n"])])
-    return ["model", *names, "closed_accuracy, blank image", "n"], rows

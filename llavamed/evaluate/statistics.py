@@ -31,10 +31,6 @@ class Interval:
     high: float
     n: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
 
 def bootstrap(values: Sequence[float], draws: int = 1000, seed: int = 0) -> Interval:
     """The mean of `values` with its interval from `draws` resamples. The order of `values` does not matter.

@@ -175,10 +175,10 @@ def _pattern(forms: tuple[str, ...]) -> re.Pattern[str]:
 
 
 @cache
-def _terms(category: str, strength: str = "forms") -> tuple[tuple[str, re.Pattern[str]], ...]:
+def _terms(category: str) -> tuple[tuple[str, re.Pattern[str]], ...]:
     """(canonical name, pattern) of a category; the name is "" for what must be ignored."""
     table: Mapping[str, Any] = tables.load("lexicon.yaml")[category]
-    terms = [(name, _pattern(tuple(t[strength]))) for name, t in table["terms"].items() if strength in t]
+    terms = [(name, _pattern(tuple(t["forms"]))) for name, t in table["terms"].items()]
     if category == "finding":
         terms.append((GENERIC, _pattern(tuple(table["generic"]["forms"]))))
         terms.append(("normal", _pattern(tuple(table["normal"]))))
@@ -189,9 +189,9 @@ def _terms(category: str, strength: str = "forms") -> tuple[tuple[str, re.Patter
 
 
 @lru_cache(maxsize=4096)  # every reader below asks for the hits of the same sentences
-def _hits(category: str, sentence: str, strength: str = "forms") -> tuple[_Hit, ...]:
+def _hits(category: str, sentence: str) -> tuple[_Hit, ...]:
     """Where the category's words stand, the longest at each place winning, in order."""
-    found = [_Hit(*m.span(), name) for name, pattern in _terms(category, strength) for m in pattern.finditer(sentence)]
+    found = [_Hit(*m.span(), name) for name, pattern in _terms(category) for m in pattern.finditer(sentence)]
     taken: list[_Hit] = []
     for hit in sorted(found, key=lambda h: (h.start - h.end, h.start, h.term)):
         if all(hit.end <= other.start or hit.start >= other.end for other in taken):
@@ -245,15 +245,20 @@ def _one(category: str, sentences: list[str], conflicts: list[str]) -> str | Non
 
 def _modality(sentences: list[str], conflicts: list[str]) -> str | None:
     table = tables.load("lexicon.yaml")["modality"]
-    for strength in ("forms", "weak"):
-        said = {h.term for s in sentences for h in _hits("modality", s, strength) if _judged(s, h).status == "affirmed"}
-        general = {table["terms"][term].get("kind_of") for term in said}
-        value: str | None = _settle("modality", sorted(said - general), conflicts)
-        if value == "X-ray" and any(_pattern(tuple(table["chest"])).search(s) for s in sentences):
-            return "chest X-ray"
-        if said:
-            return value
-    return None
+    said = {h.term for s in sentences for h in _hits("modality", s) if _judged(s, h).status == "affirmed"}
+    general = {table["terms"][term].get("kind_of") for term in said}
+    value: str | None = _settle("modality", sorted(said - general), conflicts)
+    return "chest X-ray" if value == "X-ray" and _only_chest(sentences) else value
+
+
+def _only_chest(sentences: list[str]) -> bool:
+    """Whether the chest is the one part of the body that the text names."""
+    table = tables.load("lexicon.yaml")["modality"]
+    organs = {h.term for s in sentences for h in _hits("organ", s)}
+    chest, elsewhere = (
+        any(_pattern(tuple(table[name])).search(s) for s in sentences) for name in ("chest", "elsewhere")
+    )
+    return chest and not elsewhere and organs <= {*table["chest_organs"]}
 
 
 def _relevant(

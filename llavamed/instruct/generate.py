@@ -2,7 +2,8 @@
 
 In: a corpus folder. Out: a folder with `align.jsonl` (describe this image -> the caption, for every
 picture), `instruct.jsonl` (conversations about the selected ones), `report.html` and the manifest that
-counts what was dropped and why.
+counts what was dropped and why. Alignment needs no domain: where no pair qualifies for a conversation,
+`instruct.jsonl` is empty and a warning says so. A hosted teacher's answers are kept in `journal.jsonl`.
 
 The corpus is read pair by pair and never held: once to select and to count what occurs in it
 (`template.Census`), once for the alignment examples, once for the conversations. What is written about a pair is drawn
@@ -12,9 +13,9 @@ from a generator seeded with (seed, key), so it does not depend on the pairs aro
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -25,22 +26,24 @@ from typing import Any, Protocol
 from llavamed import manifest
 from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
-from llavamed.imaging.decode import ImageError, decode
+from llavamed.imaging.thumbnail import thumbnail
 from llavamed.instruct import tables
 from llavamed.instruct.align import align
 from llavamed.instruct.clean import clean
 from llavamed.instruct.facts import Facts, of_pair
+from llavamed.instruct.journal import NAME as JOURNAL
+from llavamed.instruct.journal import Journal
 from llavamed.instruct.openai_teacher import OpenAITeacher, TeacherFailed
-from llavamed.instruct.select import reason_against_align, reason_against_instruct, select
+from llavamed.instruct.select import check_domains, reason_against_align, reason_against_instruct, select
 from llavamed.instruct.template import Census, TemplateTeacher
 from llavamed.manifest import Manifest
 from llavamed.progress import track
 from llavamed.recipe import InstructSection
 from llavamed.records import Conversation, Message, Pair, write_jsonl
-from llavamed.report import Page, image_url, new_figure
+from llavamed.report import Page, new_figure
 
+_ALIGN, _INSTRUCT, _REPORT = "align.jsonl", "instruct.jsonl", "report.html"
 _CARDS = 24
-_THUMBNAIL = 320  # pixels
 _FAILURES_BEFORE_GIVING_UP = 10  # from the first record on: then it is the endpoint, not the records
 _TABLES = ("lexicon.yaml", "questions.yaml", "clean.yaml", "prompts/conversation.yaml")
 
@@ -82,9 +85,11 @@ class _Tally:
 def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Manifest:
     """Write `out` from the corpus, or return its manifest if it is already made from the same input.
 
-    Raises InputError for a folder that is no corpus, a teacher that cannot be reached, or nothing to write about.
+    Raises InputError for a folder that is no corpus, a domain that is none, a teacher that cannot be reached, or
+    nothing to write about.
     """
     began = time.monotonic()
+    check_domains(section.domains)
     store = Corpus(corpus)
     made = Manifest(
         stage="instruct",
@@ -92,36 +97,46 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         inputs={str(corpus): store.fingerprint},
         extra={"images": os.path.relpath(corpus, out), "images_absolute": str(corpus.resolve())},
     )
-    before = manifest.read(out)
-    if before is not None and before.get("stage") != "instruct":
-        raise InputError(f"{out}: holds what {before.get('stage')!r} made; give another folder as --out")
-    if before is not None and before.get("fingerprint") == made.fingerprint:
+    if manifest.is_done(out, made):
+        print(f"{out}: finished already, skipped", file=sys.stderr)
+        before = manifest.read(out)
+        assert before is not None
         made.counts, made.funnel, made.files = before["counts"], before["funnel"], before["files"]
         made.seconds = before["seconds"]
         return made
     connected = _connect(section)  # before any work: a misspelt endpoint is known at once
-    out.mkdir(parents=True, exist_ok=True)
-    (out / manifest.NAME).unlink(missing_ok=True)
 
     funnel: Counter[str] = Counter()
     tally = _Tally()
     candidates: list[tuple[str, str]] = []
     census = Census.of(_survey(store, section, candidates, funnel))
-    teacher: Teacher = connected or TemplateTeacher(census)
     keys, left = select(candidates, section.domains, section.count, seed)
     funnel["instruct: over the count"] += left.total()
+    warning = ""
     if not keys:
-        raise InputError(f"{corpus}: no pair to write about; dropped: {_reasons(funnel) or 'the corpus is empty'}")
-    align_count = write_jsonl(out / "align.jsonl", _align(store, seed, funnel, tally))
-    count = write_jsonl(out / "instruct.jsonl", _instruct(store, section, seed, teacher, set(keys), funnel, tally))
-    if not count:
-        raise InputError(f"{corpus}: the teacher wrote nothing that could be kept; dropped: {_reasons(+funnel)}")
+        warning = f"no pair to write a conversation about; dropped: {_reasons(funnel) or 'the corpus is empty'}"
+        if all(reason_against_align(pair) for pair in store.pairs()):
+            raise InputError(f"{corpus}: {warning}")
+    manifest.begin(out, made.stage)
+    teacher: Teacher = connected or TemplateTeacher(census)
+    if connected is not None:
+        connected.journal = Journal(out / JOURNAL)
+    align_count = write_jsonl(out / _ALIGN, _align(store, seed, funnel, tally))
+    count = write_jsonl(out / _INSTRUCT, _instruct(store, section, seed, teacher, set(keys), funnel, tally))
+    if keys and not count:
+        warning = f"the teacher wrote nothing that could be kept; dropped: {_reasons(+funnel)}"
+        if not align_count or funnel["instruct: teacher_failed"] == len(keys):  # to be asked again, not to be skipped
+            raise InputError(f"{corpus}: {warning}")
+    if warning:
+        print(f"{out / _INSTRUCT}: empty: {warning}", file=sys.stderr)
     made.counts = {"pairs": len(store), "align": align_count, "instruct": count, "turns": sum(tally.turns_each)}
     made.funnel = dict(sorted((+funnel).items()))
     made.extra |= {"teacher": teacher.name, "prompt_hash": teacher.prompt_hash}
-    _report(made, tally, store, section, out)
+    _report(made, tally, store, section, out, warning)
     made.seconds = time.monotonic() - began
-    made.write(out)
+    # not the journal: it is no result, and to lose it must not cost the stage
+    made.files = {name: manifest.file_sha256(out / name) for name in (_ALIGN, _INSTRUCT, _REPORT)}
+    made.write(out, hash_files=False)
     return made
 
 
@@ -214,12 +229,13 @@ def _reasons(funnel: Counter[str]) -> str:
 # --- the page ------------------------------------------------------------------------------------------------------
 
 
-def _report(made: Manifest, tally: _Tally, store: Corpus, section: InstructSection, out: Path) -> None:
+def _report(made: Manifest, tally: _Tally, store: Corpus, section: InstructSection, out: Path, warning: str) -> None:
     yes, no = tally.yes.total(), tally.no.total()
     page = Page(
         "Conversations",
         f"Written by {made.extra['teacher']} from {store.folder.name}, "
-        f"{'with' if section.mentions else 'without'} the sentences that cite the figures.",
+        f"{'with' if section.mentions else 'without'} the sentences that cite the figures."
+        + (f" No conversation: {warning}." if warning else ""),
         {
             "pairs": f"{made.counts['pairs']:,}",
             "alignment examples": f"{made.counts['align']:,}",
@@ -252,7 +268,7 @@ def _report(made: Manifest, tally: _Tally, store: Corpus, section: InstructSecti
         [_card(store, pair, conversation) for _, pair, conversation in tally.cards],
         f"{len(tally.cards)} drawn at random. The teacher read caption and mentions; it did not see the image.",
     )
-    page.write(out / "report.html")
+    page.write(out / _REPORT)
 
 
 def _histogram(name: str, values: list[int]) -> Any:
@@ -267,16 +283,8 @@ def _histogram(name: str, values: list[int]) -> Any:
 def _card(store: Corpus, pair: Pair, conversation: Conversation) -> dict[str, Any]:
     lines = [("caption", pair.caption), *(("mention", m.sentence) for m in pair.mentions)]
     lines += [("Q" if m.role == "user" else "A", m.text) for m in conversation.messages]
-    return {"image": _thumbnail(store, pair), "title": f"{pair.key} ({pair.domain}, {pair.licence})", "lines": lines}
-
-
-def _thumbnail(store: Corpus, pair: Pair) -> str:
-    """A data URL of the image, small; "" if it cannot be decoded (the corpus counts those)."""
-    try:
-        image = decode(store.image(pair.key), where=pair.key)
-    except ImageError:
-        return ""
-    image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    small = io.BytesIO()
-    image.save(small, format="JPEG", quality=85)
-    return image_url(small.getvalue())
+    return {
+        "image": thumbnail(store.image(pair.key), pair.key),
+        "title": f"{pair.key} ({pair.domain}, {pair.licence})",
+        "lines": lines,
+    }

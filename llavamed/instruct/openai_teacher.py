@@ -3,7 +3,8 @@
 As in LLaVA-Med the teacher is blind: it reads caption and mentions and writes as if it saw the image.
 The prompt is data (`prompts/conversation.yaml`) and its hash goes into every record. The answer is asked
 for as JSON with a schema and then validated, never split on speaker marks. One bad answer concerns one
-record: it is raised as `TeacherFailed`, which the caller counts, and its neighbours do not notice.
+record: it is raised as `TeacherFailed`, which the caller counts, and its neighbours do not notice. A good
+one is written to the journal and never asked for again.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import os
 import random
 import re
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llavamed.errors import InputError
 from llavamed.instruct import tables
+from llavamed.instruct.journal import Journal
 from llavamed.records import Message, Pair, assistant, user
 
-KEY_VARIABLES = ("LLAVAMED_TEACHER_KEY", "OPENAI_API_KEY")
+KEY_VARIABLE = "LLAVAMED_TEACHER_KEY"  # for whatever endpoint the recipe names
+OPENAI_KEY_VARIABLE = "OPENAI_API_KEY"  # for OpenAI alone: a key is not shown to another host than the one it is for
+_OPENAI_HOST = "api.openai.com"
 _PROMPT = "prompts/conversation.yaml"
 
 
@@ -41,8 +46,9 @@ class _Answer(BaseModel):
 
 
 class OpenAITeacher:
-    """Asks `model` at `base_url`. The key is read from the first variable set in KEY_VARIABLES and never shown;
-    local servers need none. Busy or silent endpoints are tried again by the client, `max_retries` times."""
+    """Asks `model` at `base_url`. The key is that of KEY_VARIABLE, or at OpenAI itself that of OPENAI_KEY_VARIABLE, and
+    is never shown; local servers need none. Busy or silent endpoints are tried again by the client, `max_retries`
+    times. With a `journal` an answer that stands there is not asked for."""
 
     def __init__(self, base_url: str, model: str, timeout_seconds: float = 120.0, max_retries: int = 4) -> None:
         if not base_url.startswith(("http://", "https://")):
@@ -54,9 +60,12 @@ class OpenAITeacher:
         self.name = model
         self.prompt_hash = tables.sha(_PROMPT)
         self._url = base_url
-        self._key = next((os.environ[name] for name in KEY_VARIABLES if os.environ.get(name)), "none")
-        self._client = openai.OpenAI(
-            base_url=base_url, api_key=self._key, timeout=timeout_seconds, max_retries=max_retries
+        self.journal: Journal | None = None
+        self._key = os.environ.get(KEY_VARIABLE) or (
+            os.environ.get(OPENAI_KEY_VARIABLE) if _is_openai(base_url) else ""
+        )
+        self._client = openai.OpenAI(  # the client insists on some key
+            base_url=base_url, api_key=self._key or "none", timeout=timeout_seconds, max_retries=max_retries
         )
 
     def converse(self, pair: Pair, mentions: bool, turns: int, rng: random.Random) -> tuple[Message, ...]:
@@ -72,28 +81,42 @@ class OpenAITeacher:
                 "json_schema": {"name": "conversation", "strict": True, "schema": _Answer.model_json_schema()},
             },
         }
+        request = {"url": self._url, **body}
+        known = self.journal.answer(request) if self.journal is not None else None
+        text = self._ask(body) if known is None else known
+        try:
+            answer = _Answer.model_validate_json(_unfenced(text))
+        except ValidationError as error:
+            raise TeacherFailed(f"not the JSON asked for ({error.error_count()} problems): {text[:80]!r}") from None
+        if self.journal is not None and known is None:
+            self.journal.keep(request, pair.key, text)
+        messages: list[Message] = []
+        for number, turn in enumerate(answer.turns[:turns]):
+            messages += [user(turn.question.strip(), images=int(number == 0)), assistant(turn.answer.strip())]
+        return tuple(messages)
+
+    def _ask(self, body: dict[str, Any]) -> str:
         try:
             completion = self._client.chat.completions.create(**body)
         except (openai.AuthenticationError, openai.PermissionDeniedError):
-            raise InputError(f"{self._url}: the key was refused; set {KEY_VARIABLES[0]} to one that is valid") from None
+            variables = f"{KEY_VARIABLE} or {OPENAI_KEY_VARIABLE}" if _is_openai(self._url) else KEY_VARIABLE
+            raise InputError(f"{self._url}: the key was refused; set {variables} to one that is valid") from None
         except openai.NotFoundError:
             raise InputError(
                 f"{self._url}: no model {self.name!r} there (404); mend instruct.teacher or instruct.teacher_model"
             ) from None
         except openai.OpenAIError as error:
             raise TeacherFailed(self._without_key(error)) from None
-        text = (completion.choices[0].message.content or "") if completion.choices else ""
-        try:
-            answer = _Answer.model_validate_json(_unfenced(text))
-        except ValidationError as error:
-            raise TeacherFailed(f"not the JSON asked for ({error.error_count()} problems): {text[:80]!r}") from None
-        messages: list[Message] = []
-        for number, turn in enumerate(answer.turns[:turns]):
-            messages += [user(turn.question.strip(), images=int(number == 0)), assistant(turn.answer.strip())]
-        return tuple(messages)
+        return (completion.choices[0].message.content or "") if completion.choices else ""
 
     def _without_key(self, error: Exception) -> str:
-        return " ".join(str(error).split()).replace(self._key, "[key]")[:300] or type(error).__name__
+        text = " ".join(str(error).split())
+        return (text.replace(self._key, "[key]") if self._key else text)[:300] or type(error).__name__
+
+
+def _is_openai(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "https" and parts.hostname == _OPENAI_HOST
 
 
 def prompt(pair: Pair, mentions: bool, turns: int) -> list[dict[str, str]]:

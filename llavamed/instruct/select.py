@@ -14,7 +14,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from llavamed.records import Pair
+from llavamed.errors import InputError
+from llavamed.records import DOMAINS, Pair
+
+
+def check_domains(domains: Sequence[str]) -> None:
+    """Raises InputError for a domain that no pair can have."""
+    unknown = [domain for domain in domains if domain not in DOMAINS]
+    if unknown:
+        raise InputError(f"instruct.domains: {', '.join(map(repr, unknown))}; the domains are {', '.join(DOMAINS)}")
 
 
 def reason_against_align(pair: Pair) -> str | None:

@@ -91,17 +91,15 @@ def prompt_ids(processor: Any, messages: Sequence[Message]) -> NDArray[np.int64]
     """
     text = prompt(processor, messages)
     ids = np.asarray(_tokenize(processor, text)["input_ids"], dtype=np.int64)
+    _check_placeholders(processor, ids, messages, "the prompt")
     return np.repeat(ids, _repeats(processor, ids))
 
 
-def encode(
-    processor: Any, conversation: Conversation, max_tokens: int | None = None, truncate: bool = False
-) -> Encoded:
+def encode(processor: Any, conversation: Conversation) -> Encoded:
     """The conversation as token ids with its supervised positions.
 
-    With `truncate`, whole trailing turns (a question and its answer) are left out until the rest is within
-    `max_tokens`; image tokens are never cut. Raises InputError naming the record if images and placeholders
-    differ in number, if no token would be supervised, or if it is longer than `max_tokens`.
+    Raises InputError naming the record if images and placeholders differ in number, or if no token would be
+    supervised.
     """
     where = f"record {conversation.id!r}"
     messages = conversation.messages
@@ -116,17 +114,7 @@ def encode(
             raise InputError(f"{where}: message {number} is an assistant's turn without text; leave it out")
         if message.role != "user" and message.num_images:
             raise InputError(f"{where}: message {number} ({message.role}) has an image; only users show images")
-    encoded = _encode(processor, messages, where)
-    while max_tokens is not None and len(encoded.input_ids) > max_tokens:
-        shorter = _without_last_turn(messages) if truncate else ()
-        if not any(message.role == "assistant" for message in shorter):
-            raise InputError(
-                f"{where}: {len(encoded.input_ids)} tokens, over the {max_tokens} allowed; "
-                "shorten it or raise train.max_tokens"
-            )
-        messages = shorter
-        encoded = _encode(processor, messages, where)
-    return encoded
+    return _encode(processor, messages, where)
 
 
 def _encode(processor: Any, messages: Sequence[Message], where: str) -> Encoded:
@@ -157,11 +145,21 @@ def _encode(processor: Any, messages: Sequence[Message], where: str) -> Encoded:
             f"{where}: no supervised token; it needs an assistant's turn, and the chat template "
             "{% generation %} blocks around the answers"
         )
-    num_images = sum(message.num_images for message in messages)
-    if int(images.sum()) != num_images:
-        raise InputError(f"{where}: the chat template wrote {int(images.sum())} placeholders for {num_images} images")
+    num_images = _check_placeholders(processor, ids, messages, where)
     repeats = _repeats(processor, ids)
     return Encoded(np.repeat(ids, repeats), np.repeat(supervised, repeats), num_images)
+
+
+def _check_placeholders(processor: Any, ids: NDArray[np.int64], messages: Sequence[Message], where: str) -> int:
+    """How many images the messages show, once it is sure that the template wrote one placeholder for each."""
+    num_images = sum(message.num_images for message in messages)
+    written = int((ids == processor.image_token_id).sum())
+    if written != num_images:
+        raise InputError(
+            f"{where}: {written} image placeholders for {num_images} images; only users show images, and the chat "
+            f"template must write {IMAGE_TOKEN} once for each"
+        )
+    return num_images
 
 
 def _tokenize(processor: Any, text: str) -> Any:
@@ -177,20 +175,17 @@ def _repeats(processor: Any, ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _rows(processor: Any, messages: Sequence[Message]) -> list[dict[str, Any]]:
-    """The messages as the template reads them, control strings made harmless."""
+    """The messages as the templates read them: a turn's images, then its text with control strings made harmless.
+
+    The text is one part: a template joins the parts, and "<im" with "age>" would become a placeholder.
+    """
     return [
         {
             "role": message.role,
             "content": [
-                {**part, "text": plain(processor, part["text"])} if part["type"] == "text" else part
-                for part in message.content
+                *({"type": "image"} for _ in range(message.num_images)),
+                {"type": "text", "text": plain(processor, message.text)},
             ],
         }
         for message in messages
     ]
-
-
-def _without_last_turn(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The messages before the last user turn."""
-    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=0)
-    return tuple(messages[:last])

@@ -4,8 +4,8 @@ Out: `save` writes a plain Hugging Face LLaVA folder: safetensors (in shards abo
 `generation_config.json` (greedy), processor, tokenizer and `chat_template.jinja`. It loads through
 `AutoModelForImageTextToText` and `AutoProcessor` where llavamed is not installed.
 
-In: `load` takes such a folder, a stage folder (it has `model/`) or a run folder (its last stage counts),
-and is strict: a missing, unexpected or wrongly shaped tensor is an InputError that names it.
+In: `load` takes such a folder, a finished stage folder (it has `model/`) or a run folder (its last finished
+stage counts), and is strict: a missing, unexpected or wrongly shaped tensor is an InputError that names it.
 
 The hard thing is the tensors' names. transformers 5 renamed LLaVA's modules in memory (the tower lost its
 `vision_model` level) and its `save_pretrained` writes whichever layout the model came from, one of them
@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import transformers
+import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import (
@@ -39,6 +40,7 @@ from transformers import (
     LlavaProcessor,
 )
 
+from llavamed import manifest
 from llavamed.errors import InputError
 
 SHARD_BYTES = 5_000_000_000
@@ -61,6 +63,7 @@ _OTHER_LAYOUTS = (
 # buffers that old checkpoints stored and that are computed today
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
+RECIPE = "recipe.yaml"  # of a run
 STAGES_LAST_FIRST = ("finetune", "instruct", "align")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -116,17 +119,39 @@ def save(assembled: Assembled, path: Path, shard_bytes: int = SHARD_BYTES) -> No
 
 
 def find(path: Path) -> Path:
-    """The model folder that `path` means: itself, its `model/`, or that of a run's last finished stage."""
+    """The model folder that `path` means: itself, a finished stage's `model/`, or that of a run's last finished stage.
+
+    A run's stages are those of its `recipe.yaml`: the folder may still hold one that an earlier recipe made.
+    """
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give a model, stage or run folder")
-    candidates = (path, path / "model", *(path / stage / "model" for stage in STAGES_LAST_FIRST))
-    for folder in candidates:
-        if (folder / "config.json").is_file():
-            return folder
-    if (path / "recipe.yaml").is_file():
-        raise InputError(f"{path}: a run without a finished stage; go on with `llavamed train ... --resume`")
+    if (path / "config.json").is_file():
+        return path
+    if (path / RECIPE).is_file():
+        finished = [stage for stage in _stages(path / RECIPE) if _is_finished(path / stage)]
+        if not finished:
+            raise InputError(f"{path}: a run without a finished stage; go on with `llavamed train ... --resume`")
+        return path / finished[0] / "model"
+    if (path / "model" / "config.json").is_file():
+        if not _is_finished(path):
+            raise InputError(f"{path}: an unfinished stage; train on, or give its model folder to use it as it is")
+        return path / "model"
     raise InputError(f"{path}: no config.json, so no model is here; give a model, stage or run folder")
+
+
+def _stages(recipe: Path) -> list[str]:
+    """The stages that a run's recipe trains, the last one first."""
+    try:
+        tree = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{recipe}: damaged ({_line(error)}); give a stage folder") from None
+    sections = tree.get("train") if isinstance(tree, dict) else None
+    return [stage for stage in STAGES_LAST_FIRST if isinstance(sections, dict) and sections.get(stage) is not None]
+
+
+def _is_finished(stage: Path) -> bool:
+    return manifest.read(stage) is not None and (stage / "model" / "config.json").is_file()
 
 
 def load(path: Path, dtype: torch.dtype | None = None) -> Assembled:

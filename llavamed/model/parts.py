@@ -50,6 +50,7 @@ from llavamed.recipe import ModelSection, Part
 __all__ = [
     "Assembled",
     "build",
+    "init_folder",
     "llava_config",
     "locate",
     "processor",
@@ -82,7 +83,7 @@ def build(section: ModelSection, seed: int, dtype: torch.dtype = torch.float32) 
     Raises InputError if a part cannot be had or is of a kind that LLaVA cannot use.
     """
     if section.init_from is not None:
-        return folder.load(Path(section.init_from).expanduser(), dtype)
+        return folder.load(init_folder(section), dtype)
     tower = _load(TOWERS[tower_config(section.vision_tower).model_type][0], section.vision_tower, "vision_tower", dtype)
     language_model = _load(AutoModelForCausalLM, section.language_model, "language_model", dtype)
     if not hasattr(language_model, "lm_head") or not hasattr(language_model, "model"):
@@ -133,8 +134,19 @@ def trainable_parameters(
 def processor(section: ModelSection) -> LlavaProcessor:
     """The processor alone, as `build` would make it: no weights are read."""
     if section.init_from is not None:
-        return folder.load_processor(Path(section.init_from).expanduser())
+        return folder.load_processor(init_folder(section))
     return _processor(section, _tokenizer(section), tower_config(section.vision_tower))
+
+
+def init_folder(section: ModelSection) -> Path:
+    """The model folder that `init_from` means. Raises InputError if other keys of the section are set beside it:
+    that folder decides them all, and a wish that is not granted must be told."""
+    assert section.init_from is not None
+    beside = section.model_dump(exclude={"init_from"}, exclude_defaults=True)
+    if beside:
+        told = ", ".join(f"model.{key}={value}" for key, value in beside.items())
+        raise InputError(f"{told}: without effect beside model.init_from={section.init_from}; leave one of them out")
+    return folder.find(Path(section.init_from).expanduser())
 
 
 def llava_config(section: ModelSection, vision_config: Any, text_config: Any, image_token_id: int) -> LlavaConfig:

@@ -89,6 +89,7 @@ _CHARACTERS_PER_TOKEN = 3.55  # Mistral's tokenizer on LLaVA-Med's captions
 _MEASURED = 256  # examples whose tokens are counted, evenly spaced over the file
 _ACTIVATION_KIB = {"frozen": 137.0, "trained": 197.0}  # per token and layer, of the layer in the next line, bfloat16
 _ACTIVATION_WIDTH = 4096 + 14336
+_CHUNK_LOGITS = 2**24  # the most logits that train/loss.py holds at a time
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,7 @@ def plan(recipe: Recipe, gpu_bytes: float = 80e9) -> Plan:
 
 def _meta_model(section: ModelSection) -> LlavaForConditionalGeneration:
     if section.init_from is not None:
-        config = folder.read_config(folder.find(Path(section.init_from).expanduser()))
+        config = folder.read_config(parts.init_folder(section))
     else:
         vision = _config(section.vision_tower, "vision_tower")
         text = _config(section.language_model, "language_model")
@@ -249,8 +250,8 @@ def _stage(
     tokens = image_tokens + text_tokens
     images = image_tokens / model.config.image_seq_length
     pack = round(min(recipe.train.tokens_per_pack, stage.batch_size * tokens))
-    memory = _memory(model, stage, recipe.train.dtype, trainable, pack, supervised / tokens)
-    per_token = (memory["activations"] + memory["logits"]) / pack
+    memory = _memory(model, stage, recipe.train.dtype, trainable, pack, pack * supervised / tokens)
+    per_token = memory["activations"] / pack
     state = sum(memory.values()) - per_token * pack
     steps_per_epoch = math.ceil(examples / stage.batch_size)
     return StagePlan(
@@ -337,19 +338,21 @@ def _memory(
     dtype: str,
     trainable: int,
     pack: int,
-    supervised_share: float,
+    supervised: float,
 ) -> dict[str, float]:
     """Bytes by kind. What trains is kept in float32 with float32 gradients and moments, whatever the dtype;
-    under bfloat16, autocast makes a copy of it to multiply with."""
+    under bfloat16, autocast makes a copy of it to multiply with. `pack` and `supervised` are tokens."""
     width = {"float32": 4, "bfloat16": 2}[dtype]
     text = model.config.text_config
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
     kib = _ACTIVATION_KIB["trained" if "language_model" in stage.trains else "frozen"]
     per_token_layer = kib * 1024 * (text.hidden_size + text.intermediate_size) / _ACTIVATION_WIDTH * width / 2
+    # the loss takes a chunk at a time: the product in its own width, in float32, and its softmax in float32
+    chunk = min(supervised, max(1, _CHUNK_LOGITS // text.vocab_size)) * text.vocab_size
     return {
         "weights": float(frozen * width + trainable * (4 if width == 4 else 4 + width)),
         "gradients": float(trainable * 4),
         "AdamW": float(trainable * 8),
         "activations": per_token_layer * text.num_hidden_layers * pack,
-        "logits": pack * supervised_share * text.vocab_size * (width + 4),
+        "logits": chunk * (8 if width == 4 else 4 + 4 + width),
     }

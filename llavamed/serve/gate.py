@@ -1,4 +1,8 @@
-"""The gate: the key and the size of a request, checked before a byte of its body is read.
+"""The gate: the host, the key and the size of a request, checked before a byte of its body is read.
+
+Without a key the server listens on the loopback address alone, and that keeps strangers out but not their pages: a
+page may give its own name the address 127.0.0.1 once it is loaded, and is then of the same origin as this server
+(DNS rebinding). The browser still sends the page's name as `Host`, so without a key only loopback names are answered.
 
 A web framework reads and parses a body before it runs a route's own checks, so a check of the key there would let
 strangers fill the memory first. This is plain ASGI around the whole application, API and chat page alike.
@@ -6,7 +10,9 @@ strangers fill the memory first. This is plain ASGI around the whole application
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -31,7 +37,8 @@ HEADERS = {
 
 
 class Gate:
-    """ASGI middleware: 401 without the key below /v1 (if there is a key), 413 for a body over the limit."""
+    """ASGI middleware: 401 without the key below /v1, or, if there is no key, 421 for a host that is not loopback;
+    413 for a body over the limit."""
 
     def __init__(self, app: ASGIApp, api_key: str | None = None, max_body_bytes: int = MAX_BODY_BYTES) -> None:
         self.app, self._api_key, self._max_body_bytes = app, api_key, max_body_bytes
@@ -64,6 +71,14 @@ class Gate:
         await self.app(scope, receive_within_limit, send_with_headers)
 
     def _refusal(self, path: str, headers: Headers) -> ApiError | None:
+        if self._api_key is None and not is_loopback(headers.get("host", "")):
+            return ApiError(
+                421,
+                "without an API key this server answers only as localhost, 127.0.0.1 or [::1]: use one of these as the "
+                "host, or start it with --api-key",
+                code="host_not_allowed",
+                headers={"Connection": "close"},
+            )
         if self._api_key is not None and (path == "/v1" or path.startswith("/v1/")):
             scheme, _, key = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not same_secret(key.strip(), self._api_key):
@@ -81,6 +96,15 @@ class Gate:
 
     def _too_large(self) -> str:
         return f"the request is larger than {self._max_body_bytes / 2**20:.0f} MiB; send fewer or smaller images"
+
+
+def is_loopback(host: str) -> bool:
+    """True for a `Host` header that names this machine: localhost or a loopback address, with any port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 def same_secret(given: str, expected: str) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import itertools
+import re
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -136,8 +137,12 @@ class ApiError(Exception):
         return JSONResponse(self.body, self.status, self.headers)
 
 
+# A path of this machine, but no URL: what a library's error may quote, and the one who asked need not know.
+_PATH = re.compile(r"""(?<![\w:/])(?:[A-Za-z]:)?(?:[\\/][^\s\\/'"<>:]+){2,}""")
+
+
 def as_api_error(error: Exception) -> ApiError:
-    """What the one who asked is told about an error: its real text, because a hidden one helps nobody."""
+    """What the one who asked is told about an error: its real text without paths, because a hidden one helps nobody."""
     match error:
         case ApiError():
             return error
@@ -149,7 +154,7 @@ def as_api_error(error: Exception) -> ApiError:
         case TemplateError():  # a template may want, say, users and assistants by turns
             return ApiError(400, f"the model's chat template refuses these messages: {error}")
         case _:
-            text = f"the model failed: {type(error).__name__}: {error}"[:500]
+            text = _PATH.sub("[path]", f"the model failed: {type(error).__name__}: {error}")[:500]
             return ApiError(500, text, type="server_error", code="model_failed")
 
 

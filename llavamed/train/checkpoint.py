@@ -34,7 +34,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], made_from
     """
     final = folder / f"step-{step:08d}"
     aside = folder / f"{final.name}.tmp"
-    for old in (aside, final):
+    for old in (*folder.glob("step-*.tmp"), final):  # of saves that were killed
         if old.exists():
             shutil.rmtree(old)
     aside.mkdir(parents=True)
@@ -51,13 +51,12 @@ def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], made_from
 
 def latest(folder: Path, made_from: str) -> tuple[int, Path] | None:
     """Steps done and path of the newest whole checkpoint of this stage, or None. Damaged ones are reported."""
-    expected = manifest.Manifest("checkpoint", inputs={"stage": made_from})
+    expected = manifest.Manifest("checkpoint", inputs={"stage": made_from}).fingerprint
     for path in _found(folder):
         try:
-            if not manifest.is_done(path, expected):
-                continue
             body = manifest.read(path)
-            assert body is not None
+            if body is None or body["fingerprint"] != expected:
+                continue
             wrong = [name for name, digest in body["files"].items() if manifest.file_sha256(path / name) != digest]
         except (InputError, OSError) as error:
             print(f"{path}: passed over, it cannot be read ({error})", file=sys.stderr)

@@ -22,12 +22,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llavamed.corpus.store import open_images
+from llavamed import manifest
+from llavamed.corpus.store import INDEX, Corpus, open_images
 from llavamed.errors import InputError
 from llavamed.imaging.decode import decode
 from llavamed.model.chat import encode
 from llavamed.progress import Progress, track
-from llavamed.records import Conversation, read_conversations
+from llavamed.records import Conversation, read_jsonl
 from llavamed.train.forward import Batch, collate
 from llavamed.train.loss import token_weights
 from llavamed.train.pack import Pack, Schedule, Step
@@ -104,16 +105,18 @@ def read_examples(data: Path, pixels: Pixels, processor: Any, max_tokens: int) -
 
     Raises one InputError that lists all records that cannot be trained on, by reason.
     """
-    conversations = list(read_conversations(data))
-    if not conversations:
+    rows = list(read_jsonl(data))
+    if not rows:
         raise InputError(f"{data}: no conversations in it; a stage needs at least one")
     problems: list[tuple[str, str]] = []  # (record id, reason)
     kept: list[tuple[Conversation, NDArray[np.int32], NDArray[np.bool_]]] = []
-    for conversation in track(conversations, "encoding conversations", unit="conversations"):
+    for number, row in enumerate(track(rows, "encoding conversations", unit="conversations"), 1):
         try:
+            conversation = Conversation.from_json(row)
             encoded = encode(processor, conversation)
         except InputError as error:
-            problems.append((conversation.id, str(error).removeprefix(f"record {conversation.id!r}: ")))
+            record = str(row.get("id") or f"record {number}")
+            problems.append((record, str(error).removeprefix(f"record {row.get('id')!r}: ")))
             continue
         if len(encoded.input_ids) > max_tokens:
             problems.append((conversation.id, f"longer than train.max_tokens = {max_tokens}"))
@@ -126,7 +129,7 @@ def read_examples(data: Path, pixels: Pixels, processor: Any, max_tokens: int) -
             if key in broken:
                 problems.append((conversation.id, _image_reason(key, broken[key])))
     if problems:
-        raise InputError(f"{data}: {_summary(problems, len(conversations))}")
+        raise InputError(f"{data}: {_summary(problems, len(rows))}")
     return Examples(
         ids=[conversation.id for conversation, _, _ in kept],
         images=[conversation.images for conversation, _, _ in kept],
@@ -135,6 +138,15 @@ def read_examples(data: Path, pixels: Pixels, processor: Any, max_tokens: int) -
         lengths=np.array([len(ids) for _, ids, _ in kept], dtype=np.int64),
         targets=np.array([int(supervised[1:].sum()) for _, _, supervised in kept], dtype=np.int64),
     )
+
+
+def images_fingerprint(data: Path, images: Path) -> str:
+    """Of the image folder that `data` names images of: a corpus has its own; of loose files the names and sizes."""
+    if (images / INDEX).is_file():
+        return Corpus(images).fingerprint
+    named = (row.get("images") for row in read_jsonl(data))
+    keys = {key for names in named if isinstance(names, list) for key in names if isinstance(key, str)}
+    return manifest.files_fingerprint((images / key for key in keys if not Path(key).is_absolute()), images)
 
 
 def batches(

@@ -5,7 +5,7 @@ In: an assembled model, the stage's section of the recipe, and what it is made f
     metrics.jsonl    one line per optimizer step, without gaps or repeats, whatever happened in between
     checkpoints/     the last few states to go on from; removed once the stage is finished
     model/           the trained model, a plain Hugging Face folder
-    manifest.json    written last: the stage is finished
+    manifest.json    the stage is finished
 
 The hard thing is that an interruption must leave no trace. All that a step depends on is a function of the
 step's number (the packs, the learning rate, the random seed) or is in the checkpoint (trained parameters,
@@ -220,8 +220,8 @@ class _Run:
             seconds=sum(row["seconds"] for row in rows),
             extra={"first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]},
         )
-        shutil.rmtree(self.out / CHECKPOINTS)  # a finished stage is not resumed, and they are the largest files
         finished.write(self.out)
+        drop_checkpoints(self.out)
         return finished
 
     def _check_finite(self, number: int, step: Step, by_pack: list[float], grad_norm: float) -> None:
@@ -252,6 +252,11 @@ class _Run:
             return torch.cuda.max_memory_allocated() / 2**20
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB on Linux
+
+
+def drop_checkpoints(out: Path) -> None:
+    """The largest files of a stage, and of no use once it is finished or what it starts from is replaced."""
+    shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -11,29 +11,32 @@ Every stage starts by loading the folder of the one before, also when both run i
 one path and not two, and what goes on is what was saved.
 
 A stage is skipped if its manifest says that it was made from exactly this: its section of the recipe, the bytes
-of its data, the manifest of its image folder (a folder of loose files has none and is not looked into) and
-the fingerprint of what it starts from. Change one thing, and that stage and those after it are made again.
+of its data, its corpus (of loose image files their names and sizes) and the fingerprint of what it starts from.
+Change one thing, and that stage and those after it are made again, which is said together with the reason.
+
+The folder belongs to one recipe, by name: another one's finished models are never overwritten.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from llavamed import manifest
 from llavamed.errors import InputError
 from llavamed.manifest import Manifest
 from llavamed.model import folder as model_folder
-from llavamed.model.parts import build, locate
+from llavamed.model.parts import build, init_folder, locate
+from llavamed.model.parts import processor as make_processor
 from llavamed.recipe import ModelSection, Part, Recipe, StageSection, to_yaml
-from llavamed.train.data import Pixels, read_examples
-from llavamed.train.loop import MODEL, run_stage
+from llavamed.train.data import Pixels, images_fingerprint, read_examples
+from llavamed.train.loop import MODEL, drop_checkpoints, run_stage
 from llavamed.train.page import write_page
 
 STAGES = ("align", "instruct", "finetune")
@@ -45,7 +48,8 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
     """Run the stages that the recipe has, in order; returns the run's manifest.
 
     Finished stages are skipped. An unfinished one goes on from its last checkpoint, or is begun anew with
-    `resume` false. Raises InputError naming the recipe key if data are missing or cannot be trained on.
+    `resume` false. Raises InputError naming the recipe key if data are missing or cannot be trained on, and if
+    `out` holds the run of another recipe or anything else; all this before `out` is touched.
     """
     out = Path(out)
     present = [(name, stage) for name in STAGES if (stage := getattr(recipe.train, name)) is not None]
@@ -53,6 +57,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
         raise InputError(f"recipe {recipe.name!r}: no stage to train; set one of train.{', train.'.join(STAGES)}")
     for name, stage in present:
         _check_paths(name, stage)
+    _check_recipe(recipe, out)
     start = _untrained_manifest(recipe)
     wanted: dict[str, Manifest] = {}
     before = start
@@ -63,27 +68,30 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
         settings={"recipe": recipe.name, "stages": list(wanted)},
         inputs={name: stage_made_from.fingerprint for name, stage_made_from in wanted.items()},
     )
-    if not manifest.is_done(out, run):
-        (out / manifest.NAME).unlink(missing_ok=True)
-        out.mkdir(parents=True, exist_ok=True)
-        manifest.write_atomic(out / "recipe.yaml", to_yaml(recipe))
-        previous = _untrained(recipe, out, start)
-        processor = model_folder.load_processor(previous / MODEL)
-        unfinished = {name for name in wanted if not manifest.is_done(out / name, wanted[name])}
+    done = {name for name in wanted if manifest.is_done(out / name, wanted[name])}
+    if len(done) < len(wanted) or not manifest.is_done(out, run) or not manifest.is_done(out / UNTRAINED, start):
+        first = next((number for number, name in enumerate(wanted) if name not in done), len(wanted))
+        again = present[first:]  # what comes after a stage that is made again has to start from the new one
+        processor = make_processor(recipe.model)
         sources: dict[str | None, Pixels] = {}  # stages that show the same folder share what was decoded
         examples = {}
-        for name, stage in present:  # all of them now: a bad record of the last stage must not wait for its turn
-            if name in unfinished:
-                images = None if stage.images is None else Path(stage.images)
-                pixels = sources.setdefault(stage.images, Pixels(images, processor))
-                examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
+        for name, stage in again:  # all of them now: a bad record of the last stage must not wait for its turn
+            images = None if stage.images is None else Path(stage.images)
+            pixels = sources.setdefault(stage.images, Pixels(images, processor))
+            examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
+        manifest.begin(out, run.stage)
+        manifest.write_atomic(out / model_folder.RECIPE, to_yaml(recipe))
+        for name, _ in again:
+            _tell_why(out / name, wanted[name])
+            manifest.begin(out / name, wanted[name].stage)
+        for name, _ in again[1:]:
+            drop_checkpoints(out / name)  # they go on from a model that is about to be replaced
+        previous = _untrained(recipe, out, start)
         for name, stage in present:
             folder = out / name
-            if name in unfinished:
-                (folder / manifest.NAME).unlink(missing_ok=True)
-                assembled = model_folder.load(previous / MODEL, _dtype(recipe))
+            if name in examples:
                 run_stage(
-                    assembled,
+                    model_folder.load(previous / MODEL, _dtype(recipe)),
                     examples.pop(name),
                     sources[stage.images],
                     name,
@@ -96,13 +104,14 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
                 )
             else:
                 print(f"train {name}: finished already, skipped", file=sys.stderr)
+                drop_checkpoints(folder)
             previous = folder
     finished = {name: _finished(out / name) for name in wanted}
     run.counts = {
         f"{name}_{key}": body["counts"][key] for name, body in finished.items() for key in ("steps", "examples")
     }
     run.seconds = sum(body["seconds"] for body in finished.values())
-    run.files = {"recipe.yaml": manifest.file_sha256(out / "recipe.yaml")}
+    run.files = {model_folder.RECIPE: manifest.file_sha256(out / model_folder.RECIPE)}
     if not manifest.is_done(out, run):
         write_page(out, recipe, finished)
         run.files["report.html"] = manifest.file_sha256(out / "report.html")
@@ -113,10 +122,9 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
 def stage_manifest(recipe: Recipe, name: str, stage: StageSection, starts_from: str) -> Manifest:
     """What a stage is made from; `starts_from` is the fingerprint of the model that it trains on."""
     assert stage.data is not None
-    inputs = {stage.data: manifest.file_sha256(Path(stage.data)), "starts from": starts_from}
+    inputs = {stage.data: manifest.file_sha256(Path(stage.data)), "the model it starts from": starts_from}
     if stage.images is not None:
-        body = manifest.read(Path(stage.images))
-        inputs[stage.images] = "loose files" if body is None else str(body["fingerprint"])
+        inputs[stage.images] = images_fingerprint(Path(stage.data), Path(stage.images))
     settings = {
         "name": name,
         "seed": recipe.seed,
@@ -130,7 +138,7 @@ def _untrained(recipe: Recipe, out: Path, made_from: Manifest) -> Path:
     """The model before any training, as a stage folder."""
     folder = out / UNTRAINED
     if not manifest.is_done(folder, made_from):
-        shutil.rmtree(folder, ignore_errors=True)
+        manifest.begin(folder, made_from.stage)
         began = time.monotonic()
         model_folder.save(build(recipe.model, recipe.seed, _dtype(recipe)), folder / MODEL)
         made_from.seconds = time.monotonic() - began
@@ -146,8 +154,7 @@ def _untrained_manifest(recipe: Recipe) -> Manifest:
 
 def _part_fingerprints(section: ModelSection) -> dict[str, str]:
     if section.init_from is not None:
-        found = model_folder.find(Path(section.init_from).expanduser())
-        return {section.init_from: _folder_sha256(found)}
+        return {section.init_from: _folder_sha256(init_folder(section))}
     parts: tuple[Part, ...] = ("vision_tower", "language_model")
     return {part: _folder_sha256(Path(locate(getattr(section, part), part))) for part in parts}
 
@@ -174,6 +181,35 @@ def _check_paths(name: str, stage: StageSection) -> None:
         raise InputError(
             f"{stage.images}: no such folder; set train.{name}.images to a corpus or a folder of image files"
         )
+
+
+def _check_recipe(recipe: Recipe, out: Path) -> None:
+    """Raises InputError if `out` holds the run of a recipe of another name."""
+    path = out / model_folder.RECIPE
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return  # cut short; it is written again
+    name = tree.get("name", recipe.name) if isinstance(tree, dict) else recipe.name
+    if name != recipe.name:
+        raise InputError(f"{out}: holds the run of recipe {name!r}, this one is {recipe.name!r}; give another --out")
+
+
+def _tell_why(folder: Path, wanted: Manifest) -> None:
+    """Say what differs if a finished stage is about to be made again."""
+    body = manifest.read(folder)
+    if body is None:
+        return
+    before, now = body.get("settings", {}), wanted.settings
+    reasons = [
+        f"{key} {before.get(key)!r} -> {now.get(key)!r}"
+        for key in {**before, **now}
+        if manifest.fingerprint(before.get(key)) != manifest.fingerprint(now.get(key))
+    ]
+    known = body.get("inputs", {}).values()
+    reasons += [f"{what} changed" for what, value in wanted.inputs.items() if value not in known]
+    told = ", ".join(reasons) or "an earlier stage is made again, or files of this one are missing"
+    print(f"train {folder.name}: its finished model is replaced: {told}", file=sys.stderr)
 
 
 def _finished(folder: Path) -> dict[str, Any]:

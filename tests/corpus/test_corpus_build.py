@@ -162,7 +162,7 @@ def test_a_finished_corpus_is_not_built_again_and_an_unfinished_one_is(mixed: Pa
     again = build(mixed, out)
     assert (out / "manifest.json").stat().st_mtime_ns == stamp
     assert (again.counts, again.funnel, again.files) == (first.counts, first.funnel, first.files)
-    (out / "manifest.json").unlink()  # as after kill -9 ...
+    manifest.begin(out, "corpus")  # as after kill -9 ...
     (out / "shard-000007.tar").write_bytes(b"left over")
     (out / "notes.txt").write_text("mine")
     rebuilt = build(mixed, out)
@@ -211,13 +211,58 @@ def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_corpus_needs_a_folder_of_its_own(mixed: Path, tmp_path: Path) -> None:
-    for out in (mixed, mixed / "corpus", tmp_path):
+    for out in (mixed, mixed / "corpus"):
         with pytest.raises(InputError, match="folder of its own"):
             build(mixed, out)
-    (tmp_path / "run").mkdir()
+    manifest.begin(tmp_path / "run", "train")
     manifest.Manifest("train").write(tmp_path / "run")
     with pytest.raises(InputError, match="'train'"):
         build(mixed, tmp_path / "run")
+
+
+def test_a_folder_that_is_not_ours_is_left_as_it_is(mixed: Path, tmp_path: Path) -> None:
+    mine = {name: b"mine" for name in ("report.html", "shard-photos.tar", "shard-000000.tar", "index.parquet", "x.tmp")}
+    put(tmp_path / "mine", mine)
+    with pytest.raises(InputError, match="not made by llavamed"):
+        build(mixed, tmp_path / "mine")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == mine
+
+
+def test_a_rebuild_clears_only_its_own_files(mixed: Path, tmp_path: Path) -> None:
+    build(mixed, tmp_path / "out")
+    mine = {name: b"mine" for name in ("notes.md", "shard-photos.tar", "x.tmp")}
+    put(tmp_path / "out", mine)
+    assert build(mixed, tmp_path / "out", CorpusSection(min_side=16)).counts["shards"] == 1
+    assert all((tmp_path / "out" / name).read_bytes() == data for name, data in mine.items())
+
+
+@pytest.mark.parametrize("wrong", [{}, {"a.xml": b"<html/>"}, {"a.txt": b""}])
+def test_a_rebuild_from_the_wrong_folder_leaves_the_corpus_as_it_was(
+    mixed: Path, tmp_path: Path, wrong: dict[str, bytes]
+) -> None:
+    out = tmp_path / "out"
+    build(mixed, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    (tmp_path / "wrong").mkdir()
+    with pytest.raises(InputError, match="no article in it"):
+        build(put(tmp_path / "wrong", wrong), out)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert len(Corpus(out)) == 2
+
+
+def test_a_link_to_nowhere_among_the_articles_is_counted(mixed: Path, tmp_path: Path) -> None:
+    os.symlink(tmp_path / "nowhere", mixed / "gone.xml")
+    assert build(mixed, tmp_path / "out").funnel["article_no_file"] == 1
+    assert "a link to nothing" in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_finished_corpus_is_said_to_be_skipped(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(mixed, tmp_path / "out")
+    assert "skipped" not in capsys.readouterr().err
+    build(mixed, tmp_path / "out")
+    assert capsys.readouterr().err == f"{tmp_path / 'out'}: finished already, skipped\n"
 
 
 # --- real articles ---------------------------------------------------------------------------
@@ -239,6 +284,7 @@ def test_real_articles_without_images_give_their_texts_and_report_the_images(sha
     result = build(shared_data / "jats_pmc", tmp_path / "out")
     assert result.counts["pairs"] == 0
     assert result.counts["articles"] == 19
+    assert (result.counts["mentions"], result.counts["mentions_bare"]) == (164, 72)  # 72 table cells say "Fig. 5"
     assert result.funnel == {"image_missing": 68, "licence_excluded": 2, "licence_unknown": 22}
     texts = show(tmp_path / "out", limit=100)
     assert len(texts) == 68

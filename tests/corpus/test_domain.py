@@ -30,6 +30,15 @@ from llavamed.records import DOMAINS, Mention
         ("Abdominal radiographs after the enema.", "other"),
         ("The protein's structure.", "other"),
         ("qPCR Ct values of the samples.", "other"),
+        # words that only support: "specimen", "staining"
+        ("Map of the study area; the majority of specimens were found in the north.", "other"),
+        ("A member of the field crew collecting where the most complete specimen was recovered.", "other"),
+        ("Length profile of the vertebrae of the specimen compared to those of other primates.", "other"),
+        ("Radiographs of the type specimen: cranium, thorax and upper arms are genuine.", "other"),
+        # how the phantom world names gross pathology
+        ("Gross photograph of the kidney with two cysts.", "gross"),
+        ("Macroscopic view of the spleen.", "gross"),
+        ("Gross pathology of the liver.", "gross"),
     ],
 )
 def test_domains_of_captions(caption: str, domain: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from llavamed.corpus.jats import Article, ArticleError, parse_article
@@ -241,7 +243,30 @@ def test_ids_of_a_sub_article_are_its_own() -> None:
 
 def test_a_bare_pointer_in_a_table_is_no_mention() -> None:
     cells = f"<td>{xref(1)} [3]</td><td>The mass of {xref(1)}</td>"
-    assert sentences(article(f"<table-wrap><tr>{cells}</tr></table-wrap>{fig(1)}")) == ["The mass of Figure 1"]
+    found = article(f"<table-wrap><tr>{cells}</tr></table-wrap>{fig(1)}")
+    assert sentences(found) == ["The mass of Figure 1"]
+    assert found.mentions_bare == 1
+
+
+@pytest.mark.parametrize("cell", ["Fig.&#xa0;{}", "See also Fig. {} and Table 2", "(Figs {})", "figure {} [3]"])
+def test_a_pointer_whose_link_begins_behind_its_word_is_bare_too(cell: str) -> None:
+    found = article(f"<table-wrap><tr><td>{cell.format(xref(1, '1'))}</td></tr></table-wrap>{fig(1)}")
+    assert (sentences(found), found.mentions_bare) == ([], 1)
+
+
+@pytest.mark.parametrize("space", ["", " ", "\n\t ", "\u2003"])
+def test_citations_lie_where_they_stand_whatever_white_space_is_around_and_in_them(space: str) -> None:
+    found = article(f"<p>{space}Seen{space}{xref(1, f'{space}Figure{space}1B{space}')}{space}there.</p>{fig(1)}")
+    (mention,) = found.figures[0].mentions
+    assert mention.panels == "B"
+    assert mention.sentence == " ".join(f"Seen{space}{space}Figure{space}1B{space}{space}there.".split())
+
+
+def test_a_paragraph_of_very_many_citations_is_read_in_one_pass() -> None:
+    began = time.process_time()
+    found = article("<p>" + f"Cells grew {xref(1)}. " * 10_000 + f"</p>{fig(1)}")
+    assert len(found.figures[0].mentions) == 10_000
+    assert time.process_time() - began < 4  # half a minute if each citation is placed from the beginning
 
 
 # --- licence ---------------------------------------------------------------------------------

@@ -42,6 +42,18 @@ def test_urls(url: str, expected: str) -> None:
         ("(http://creativecommons.org/licenses/by-nc/3.0/), Creative Commons Attribution", "CC-BY-NC-3.0"),
         ("made available under the Creative Commons CC0 public domain dedication.", "CC0-1.0"),
         ("under the terms of the Creative Commons Public Domain Declaration, which stipulates", "CC-PDDC"),
+        ("Creative Commons Attribution-ShareAlike-NonCommercial 4.0", "CC-BY-NC-SA-4.0"),
+        ("CC BY-SA for non-commercial use only", "CC-BY-NC-SA"),
+        (
+            "the Creative Commons Attribution-NonCommercial-NoDerivatives 4.0 International License, which permits any "
+            "non-commercial use. The Creative Commons Public Domain Dedication waiver "
+            "(http://creativecommons.org/publicdomain/zero/1.0/) applies to the data made available in this article",
+            "CC-BY-NC-ND-4.0",
+        ),
+        ("CC BY-NC-ND 4.0. See https://creativecommons.org/licenses/by/4.0/", "CC-BY-NC-ND-4.0"),
+        ("© The Author. The Creative Commons Public Domain Dedication waiver applies to the data", "unknown"),
+        ("Creative Commons Attribution License, provided it is not used for commercial purposes", "CC-BY-NC"),
+        ("Creative Commons Attribution 4.0, for commercial or non-commercial use", "CC-BY-4.0"),
         ("Open Access article in the spirit of the Public Library of Science principles", "unknown"),
         ("© Springer Science+Business Media, LLC 2007", "unknown"),
         ("", "unknown"),
@@ -68,6 +80,16 @@ def test_the_code_wins_and_the_article_adds_the_version() -> None:
     assert licence.combine("CC BY-NC", "CC-BY-4.0") == "CC-BY-NC"
     assert licence.combine("TDM", "CC-BY-4.0") == "TDM"
     assert licence.combine("NO-CC CODE", "CC-BY-4.0") == "unknown"
+
+
+def test_links_and_words_of_one_statement_count_together_and_a_waiver_for_data_does_not() -> None:
+    by, zero = "http://creativecommons.org/licenses/by/4.0/", "http://creativecommons.org/publicdomain/zero/1.0/"
+    assert licence.identify([by], "under the Creative Commons Attribution License") == "CC-BY-4.0"
+    assert licence.identify([by], "which permits non-commercial use") == "CC-BY-NC-4.0"
+    assert licence.identify([by], "under CC BY-NC-ND") == "CC-BY-NC-ND"
+    assert licence.identify([by, zero], "Attribution. The waiver applies to the data") == "CC-BY-4.0"
+    assert licence.identify([zero], "The waiver applies to the data") == "unknown"
+    assert licence.identify([zero], "free of all copyright") == "CC0-1.0"
 
 
 def test_of_several_statements_the_narrowest_holds() -> None:

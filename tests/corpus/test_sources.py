@@ -115,6 +115,64 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> 
     assert source.image("inside") == b"real"
 
 
+def test_what_is_passed_over_is_a_problem_with_its_reason(tmp_path: Path) -> None:
+    put(tmp_path, {"in/a.xml": b"<a/>", "out/secret.xml": b"<a/>", "in/PMC5.1/article.xml": b"<a/>"})
+    put_zip(tmp_path / "in/tables.zip", {"data.csv": b"1,2"})
+    put_zip(tmp_path / "in/bucket.zip", {"PMC6.2/other.xml": b"<a/>", "PMC6.2/more.nxml": b"<a/>"})
+    os.symlink(tmp_path / "nowhere.xml", tmp_path / "in/dangling.xml")
+    os.symlink(tmp_path / "in/circle.xml", tmp_path / "in/circle.xml")
+    os.symlink(tmp_path / "out/secret.xml", tmp_path / "in/outside.xml")
+    os.symlink(tmp_path / "out", tmp_path / "in/folder")
+    os.mkfifo(tmp_path / "in/pipe.xml")
+    found = scan(tmp_path / "in")
+    assert [s.where for s in found.sources] == ["a.xml"]
+    assert {p.where: p.reason for p in found.problems} == {
+        "dangling.xml": "no_file", "circle.xml": "no_file", "pipe.xml": "no_file", "outside.xml": "link_leads_out",
+        "folder": "linked_folder", "tables.zip": "zip_without_article", "PMC5.1": "bucket_without_article",
+        "bucket.zip!PMC6.2": "bucket_without_article",
+    }  # fmt: skip
+    assert all(p.message.startswith(p.where) for p in found.problems)
+
+
+def test_names_that_are_not_utf8_are_read_and_can_be_written_down(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.xml")).write_bytes(b"<a/>")
+    source = scan(tmp_path).sources[0]
+    assert source.xml() == b"<a/>"
+    assert source.where.encode() == "caf\ufffd.xml".encode()
+
+
+def test_many_zips_need_few_open_files(tmp_path: Path) -> None:
+    for number in range(30):
+        put_zip(tmp_path / f"{number:02d}.zip", {"a.xml": b"<a/>", "a.jpg": b"%d" % number})
+    found = scan(tmp_path).sources
+    before = len(os.listdir("/proc/self/fd"))
+    assert [(s.xml(), s.image("a")) for s in found] == [(b"<a/>", b"%d" % n) for n in range(30)]
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_a_zip_that_vanished_is_an_error_of_its_articles(tmp_path: Path) -> None:
+    source = scan(put_zip(tmp_path / "p.zip", {"a.xml": b"<a/>"})).sources[0]
+    (tmp_path / "p.zip").unlink()
+    with pytest.raises(SourceError) as caught:
+        source.xml()
+    assert caught.value.reason == "zip_damaged"
+
+
+def test_only_folders_below_are_near_and_not_those_whose_names_begin_alike(tmp_path: Path) -> None:
+    files = [
+        "a/x.xml",
+        "a/fig/one.jpg",
+        "a/z/deep/two.jpg",
+        "a-b/three.jpg",
+        "a.b/four.jpg",
+        "ab/five.jpg",
+        "b/six.jpg",
+    ]
+    source = scan(put(tmp_path, dict.fromkeys(files, b"yes"))).sources[0]
+    hrefs = ("one", "two", "three", "four", "five", "six")
+    assert [source.image(href) for href in hrefs] == [b"yes", b"yes", None, None, None, None]
+
+
 @pytest.mark.parametrize("files", [{}, {"notes.txt": b"no article"}])
 def test_a_folder_without_articles_says_what_was_expected(tmp_path: Path, files: dict[str, bytes]) -> None:
     with pytest.raises(InputError, match=r"no article in it; expected a folder of JATS articles"):

@@ -84,6 +84,17 @@ def test_held_out_questions_are_worded_as_nothing_in_training() -> None:
     assert not held_out & {shape(q) for q in taught}
 
 
+def test_the_demo_says_nothing_that_the_language_model_was_pretrained_on() -> None:
+    from llavamed.demo.pretrain import pretrain_caption
+
+    rng = np.random.default_rng(0)
+    some = truths(1500)
+    known = {sentence for t in some for sentence in pretrain_caption(t, rng).split(". ")}
+    told = {sentence for t in some for sentence in w.tell(t, "Figure 1", rng).caption.split(". ") if len(sentence) > 40}
+    assert len(told) > 500
+    assert not told & known
+
+
 def _strings(tree: object) -> list[str]:
     if isinstance(tree, dict):
         return [s for value in tree.values() for s in _strings(value)]

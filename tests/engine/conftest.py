@@ -13,6 +13,7 @@ from PIL import Image
 
 from llavamed.engine.local import LocalEngine
 from llavamed.engine.request import Request
+from llavamed.manifest import Manifest
 from llavamed.model import folder
 from llavamed.model.parts import build
 from llavamed.recipe import ModelSection
@@ -50,6 +51,8 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
     path = tmp_path_factory.mktemp("runs") / "wild"
     folder.save(made, path / "instruct" / "model")
+    Manifest("stage").write(path / "instruct")
+    (path / "recipe.yaml").write_text("train: {instruct: {}}\n")
     return path
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llavamed.engine import connect
+from llavamed.engine import connect, public_name
 from llavamed.engine.remote import RemoteEngine, RemoteError
 from llavamed.engine.request import Request
 from llavamed.errors import InputError
@@ -22,12 +22,14 @@ from llavamed.records import Message, assistant, user
 
 
 class Endpoint:
-    """`bodies` and `keys` are what came in; `statuses` are answered first, one a request, then 200."""
+    """`bodies` and `keys` are what came in; `statuses` are answered first, one a request, then 200. A question
+    in `contents` is answered by that content, and one about "nothing" by no choice."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.statuses: list[int] = []
+        self.contents: dict[str, str | None] = {}
         self.models = ["small", "other"]
         endpoint = self
 
@@ -55,11 +57,12 @@ class Endpoint:
                         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
                     self.wfile.write(b"data: [DONE]\n\n")
                 else:
-                    text = f"echo {body['messages'][-1]['content']}"[:40]
-                    message = {"role": "assistant", "content": text}
+                    asked = body["messages"][-1]["content"]
+                    text = f"echo {asked}"[:40]
+                    message = {"role": "assistant", "content": endpoint.contents.get(str(asked), text)}
                     choice = {"index": 0, "message": message, "finish_reason": "stop"}
                     head = {"id": "1", "object": "chat.completion", "created": 0, "model": "small"}
-                    self.reply(200, {**head, "choices": [choice]})
+                    self.reply(200, {**head, "choices": [] if asked == "nothing" else [choice]})
 
             def reply(self, status: int, value: dict[str, Any]) -> None:
                 data = json.dumps(value).encode()
@@ -139,6 +142,28 @@ def test_what_still_fails_names_the_endpoint_and_the_reason(endpoint: Endpoint) 
         list(engine.stream(Request((user("hi"),))))
 
 
+def test_one_failing_request_does_not_take_the_batch_with_it(endpoint: Endpoint) -> None:
+    endpoint.contents = {"2": None, "3": ""}
+    engine = RemoteEngine(endpoint.url, "small")
+    with pytest.raises(RemoteError, match=r"model 'small': a reply without a text \(finish_reason 'stop'\)") as caught:
+        engine.generate([Request((user(text),)) for text in ("1", "2", "3", "nothing")])
+    assert [str(a) for a in caught.value.answers[::2]] == ["echo 1", ""]
+    assert [type(answer) for answer in caught.value.answers] == [str, RemoteError, str, RemoteError]
+    assert len(endpoint.bodies) == 4
+
+
+def test_a_password_in_the_url_is_used_and_never_shown(endpoint: Endpoint) -> None:
+    engine = connect(endpoint.url.replace("://", "://me:secret@") + "#small")
+    assert engine.name == f"{endpoint.url}/v1#small"
+    endpoint.statuses = [400]
+    with pytest.raises(RemoteError) as caught:
+        engine.generate([Request((user("hi"),))])
+    assert "secret" not in str(caught.value)
+    assert endpoint.keys == ["Basic " + base64.b64encode(b"me:secret").decode()]
+    assert public_name("https://me:secret@a.org:8000/v1?b=c#d") == "https://a.org:8000/v1?b=c#d"
+    assert public_name("runs/a@b") == "runs/a@b"
+
+
 def test_connect_takes_the_endpoints_first_model_or_the_one_named(endpoint: Endpoint) -> None:
     assert connect(endpoint.url).name == f"{endpoint.url}/v1#small"
     assert connect(f"{endpoint.url}/v1/#other").name == f"{endpoint.url}/v1#other"
@@ -153,9 +178,22 @@ def test_an_endpoint_that_is_down_is_an_input_error() -> None:
 
 
 def test_the_key_is_the_one_given_or_from_the_environment(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "general")
-    RemoteEngine(endpoint.url, "small").generate([Request((user("hi"),))])
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("LLAVAMED_API_KEY", "ours")
     RemoteEngine(endpoint.url, "small").generate([Request((user("hi"),))])
     RemoteEngine(endpoint.url, "small", api_key="given").generate([Request((user("hi"),))])
-    assert endpoint.keys == ["Bearer general", "Bearer ours", "Bearer given"]
+    assert endpoint.keys == ["Bearer ours", "Bearer given"]
+
+
+def test_openais_key_is_sent_to_openai_alone(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAVAMED_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "theirs")
+    RemoteEngine(endpoint.url, "small").generate([Request((user("hi"),))])
+    assert endpoint.keys == ["Bearer none"]
+    keys = {
+        url: RemoteEngine(url, "small")._client.api_key
+        for url in ("https://api.openai.com/v1", "http://api.openai.com", "https://api.openai.com.evil.org/v1")
+    }
+    assert list(keys.values()) == ["theirs", "none", "none"]
+    monkeypatch.setenv("LLAVAMED_API_KEY", "ours")
+    assert RemoteEngine("https://api.openai.com", "small")._client.api_key == "ours"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from llavamed.corpus.store import open_images
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks
 
@@ -40,7 +41,8 @@ def test_vqa_rad_rows_keep_ids_and_lose_slips(shared_data: Path) -> None:
 def test_vqa_rad_test_images_nearly_all_occur_in_training(shared_data: Path) -> None:
     test = benchmarks.load("vqa-rad", shared_data / "vqa_rad")
     train = benchmarks.load("vqa-rad", shared_data / "vqa_rad", "train")
-    counts = benchmarks.overlap(train, test, lambda name: (test.images / name).read_bytes())
+    read = open_images(test.images)
+    counts = benchmarks.overlap(train, test, read, read)
     names = {question.image for question in train.questions}
     assert counts["test_images"] == 203
     assert counts["images_by_name"] == sum(name in names for name in test.image_names)
@@ -70,20 +72,28 @@ def test_overlap_sees_copies_under_other_names_and_repeated_questions(tmp_path: 
         (folder / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
         return benchmarks.load("phantom", tmp_path, split)
 
-    red, blue = (200, 0, 0), (0, 0, 200)
+    red, green, blue = (200, 0, 0), (0, 200, 0), (0, 0, 200)
     train = write("train", [("1", "a.png", "Is it red?", red), ("2", "b.png", "Is it big?", blue)])
-    test = write("test", [("1", "copy.png", "is it  RED?", red), ("2", "b.png", "Is it small?", blue)])
-
-    def read(name: str) -> bytes:
-        place = next(p for p in (tmp_path / "train" / "images", tmp_path / "test" / "images") if (p / name).is_file())
-        return (place / name).read_bytes()
-
-    with_bytes = benchmarks.overlap(train, test, read)
-    assert (with_bytes["images_by_name"], with_bytes["images_by_sha256"]) == (1, 2)
+    test = write(
+        "test",
+        [
+            ("1", "copy.png", "is it  RED?", red),
+            ("2", "b.png", "Is it big?", green),  # another picture under a name of the training split
+            ("3", "c.png", "Is it small?", blue),
+        ],
+    )
+    readers = open_images(train.images), open_images(test.images)
+    with_bytes = benchmarks.overlap(train, test, *readers)
+    assert "images_by_name" not in with_bytes
+    assert (with_bytes["test_images"], with_bytes["images_by_sha256"]) == (3, 2)
     assert with_bytes["same_image_and_question"] == 1
-    by_name = benchmarks.overlap(train, test)
-    assert "images_by_sha256" not in by_name
-    assert by_name["same_image_and_question"] == 0
+    without = benchmarks.overlap(train, test)
+    assert "images_by_sha256" not in without
+    assert without["same_image_and_question"] == 0
+    (test.images / "c.png").unlink()
+    assert benchmarks.overlap(train, test, *readers)["unreadable_images"] == 1
+    one_folder = benchmarks.overlap(test, test)
+    assert (one_folder["images_by_name"], one_folder["same_image_and_question"]) == (3, 3)
 
 
 def test_unknown_names_and_splits_tell_the_nearest(tmp_path: Path) -> None:
@@ -111,9 +121,19 @@ def test_damaged_files_name_file_row_and_key(tmp_path: Path, colours: Path) -> N
     (tmp_path / "test.json").write_text(json.dumps([{"qid": 1, "answer_type": "MAYBE"}]))
     with pytest.raises(InputError, match="MAYBE"):
         benchmarks.load("vqa-rad", tmp_path)
-    (colours / "questions.jsonl").write_text('{"id": "1", "question": "?"}\n')
-    with pytest.raises(InputError, match=r"questions.jsonl:1: not a question"):
+    whole = (colours / "questions.jsonl").read_text()
+    bad = [{"id": "1", "question": "?"}, {"question": "?"}, {"id": 3, "closed": "no"}, {"id": "4"}, {"id": "5"}]
+    (colours / "questions.jsonl").write_text(whole + "".join(json.dumps(row) + "\n" for row in bad))
+    with pytest.raises(
+        InputError,
+        match=r"questions.jsonl: 5 of 59 records .*'1': image, answer, closed .*None: id, .*'3': .* and 2 more",
+    ):
         benchmarks.load("phantom", colours)
+    outside = {"id": "1", "image": "../0.png", "question": "?", "answer": "a", "closed": False}
+    for image in ("../0.png", str(colours / "images" / "0.png")):
+        (colours / "questions.jsonl").write_text(json.dumps(outside | {"image": image}) + "\n")
+        with pytest.raises(InputError, match=r"0\.png' of '1' leads out of .*images"):
+            benchmarks.load("phantom", colours)
     row = json.dumps({"id": 1, "image": "0.png", "question": "?", "answer": "a", "closed": False}) + "\n"
     (colours / "questions.jsonl").write_text(row * 2)
     with pytest.raises(InputError, match="'1' occurs twice"):

@@ -1,4 +1,4 @@
-"""A whole evaluation on the colours: folder, report, skipping, resuming, the ablation table."""
+"""A whole evaluation on the colours: folder, report, skipping, resuming, failures."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_model_that_looks_is_told_from_one_that_guesses(connected: Any, colour
     assert "uses the image: every score falls" in show.verdict(looker)
     assert "does not use the image" in show.verdict(guesser)
     assert "does not use the image" in (tmp_path / "guesser" / "report.html").read_text()
-    assert made.counts == {"questions": 54, "closed": 36, "open": 18, "images": 18}
+    assert made.counts == {"questions": 54, "closed": 36, "open": 18, "images": 18, "failed": 0}
     assert looker["provenance"]["model"] == "looker"
     assert looker["provenance"]["decoding"] == {"temperature": 0.0, "max_new_tokens": 64}
 
@@ -53,16 +53,19 @@ def test_the_folder_is_complete_and_described(connected: Any, colours: Path, tmp
         assert words in report
 
 
-def test_a_complete_folder_is_left_and_an_incomplete_one_goes_on(connected: Any, colours: Path, tmp_path: Path) -> None:
+def test_a_complete_folder_is_left_and_an_incomplete_one_goes_on(
+    connected: Any, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out, looker = tmp_path / "eval", connected["looker"]
     first = run.evaluate("looker", "phantom", colours, out, SECTION)
     scores = (out / "scores.json").read_bytes()
     looker.asked.clear()
     again = run.evaluate("looker", "phantom", colours, out, SECTION)
     assert looker.asked == []
+    assert "eval phantom: finished already, skipped" in capsys.readouterr().err
     assert (again.counts, again.funnel, again.fingerprint) == (first.counts, first.funnel, first.fingerprint)
 
-    (out / manifest.NAME).unlink()  # as after a kill during the noise control
+    manifest.begin(out, "eval")  # as after a kill during the noise control
     journal = out / "noise" / "predictions.jsonl"
     journal.write_bytes(journal.read_bytes()[:-30])
     run.evaluate("looker", "phantom", colours, out, SECTION)
@@ -75,14 +78,53 @@ def test_a_complete_folder_is_left_and_an_incomplete_one_goes_on(connected: Any,
 
 
 def test_changed_weights_are_noticed(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"one")
-    (tmp_path / "config.json").write_text("{}")
-    before = run.model_fingerprint(str(tmp_path))
-    (tmp_path / "model.safetensors").write_bytes(b"two")
-    assert run.model_fingerprint(str(tmp_path)) != before
-    manifest.Manifest("train", {"a": 1}).write(tmp_path)
-    assert run.model_fingerprint(str(tmp_path)) == manifest.Manifest("train", {"a": 1}).fingerprint
+    model = tmp_path / "stage" / "model"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").write_bytes(b"one")
+    (model / "config.json").write_text("{}")
+    before = run.model_fingerprint(str(model))
+    manifest.Manifest("stage", {"a": 1}).write(tmp_path / "stage")
+    (tmp_path / "recipe.yaml").write_text("train: {stage: {}}")
+    assert run.model_fingerprint(str(tmp_path / "stage")) == run.model_fingerprint(str(model)) == before
+    (model / "model.safetensors").write_bytes(b"two")
+    manifest.Manifest("stage", {"a": 1}).write(tmp_path / "stage")  # the same settings, other weights
+    assert run.model_fingerprint(str(tmp_path / "stage")) != before
     assert run.model_fingerprint("http://a/v1") != run.model_fingerprint("http://b/v1")
+
+
+def test_a_password_in_the_models_url_is_not_written_down(
+    monkeypatch: pytest.MonkeyPatch, looker: Any, colours: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(run, "connect", lambda model: looker)
+    run.evaluate("http://me:secret@localhost:1/v1#small", "phantom", colours, tmp_path / "out", SECTION)
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and b"secret" in p.read_bytes()]
+    assert (manifest.read(tmp_path / "out") or {})["extra"] == {"model": "http://localhost:1/v1#small"}
+
+
+def test_failed_requests_are_counted_told_and_asked_again(
+    connected: Any, colours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, looker = tmp_path / "eval", connected["looker"]
+    answer = looker.answer
+
+    def fails_on_grey(request: Any) -> str:
+        if request.images[0].getpixel((0, 0)) == (128, 128, 128):
+            raise RuntimeError("busy")
+        return answer(request)
+
+    looker.answer = fails_on_grey
+    made = run.evaluate("looker", "phantom", colours, out, SECTION)
+    assert made.counts["failed"] == 54
+    assert made.funnel["failed requests, blank (left out of the gaps)"] == 54
+    assert made.funnel["failed requests (counted as wrong)"] == 0
+    assert "requests failed (blank 54)" in capsys.readouterr().err
+    assert "No verdict against blank (54)" in show.verdict(show.read(out))
+    looker.answer = answer
+    looker.asked.clear()
+    made = run.evaluate("looker", "phantom", colours, out, SECTION)
+    assert len(looker.asked) == 54
+    assert made.counts["failed"] == 0
+    assert show.verdict(show.read(out)).startswith("The model uses the image")
 
 
 def test_if_every_request_fails_the_run_says_so(connected: Any, colours: Path, tmp_path: Path) -> None:
@@ -93,30 +135,13 @@ def test_if_every_request_fails_the_run_says_so(connected: Any, colours: Path, t
     with pytest.raises(InputError, match=r"every request failed .*no memory"):
         run.evaluate("looker", "phantom", colours, tmp_path / "eval", SECTION)
     assert manifest.read(tmp_path / "eval") is None
+    assert not (tmp_path / "eval" / "scores.json").exists()
     assert connected["looker"].closed
 
 
-def test_the_ablation_table_has_one_row_a_model_and_refuses_to_mix(
-    connected: Any, colours: Path, tmp_path: Path
-) -> None:
-    run.evaluate("guesser", "phantom", colours, tmp_path / "a", SECTION)
-    run.evaluate("looker", "phantom", colours, tmp_path / "b", SECTION)
-    columns, rows = run.ablation({"align only": tmp_path / "a", "align + instruct": tmp_path / "b"})
-    assert [row[0] for row in rows] == ["align only", "align + instruct"]
-    assert all(len(row) == len(columns) for row in rows)
-    assert rows[0][columns.index("closed_accuracy")].startswith("50.0 (")
-    assert rows[1][columns.index("closed_accuracy")].startswith("100.0 (")
-    other = json.loads((tmp_path / "a" / "scores.json").read_text()) | {"n": 3}
-    (tmp_path / "other.json").write_text(json.dumps(other))
-    with pytest.raises(InputError, match="not about the same questions"):
-        run.ablation({"x": tmp_path / "other.json", "y": tmp_path / "b"})
-    with pytest.raises(InputError, match="no such file"):
-        run.ablation({"x": tmp_path / "absent"})
-
-
 def test_tables_have_a_cell_for_every_column(connected: Any, colours: Path, tmp_path: Path) -> None:
-    run.evaluate("looker", "phantom", colours, tmp_path, SECTION)
-    scores = show.read(tmp_path / "scores.json")
+    run.evaluate("looker", "phantom", colours, tmp_path / "out", SECTION)
+    scores = show.read(tmp_path / "out" / "scores.json")
     for table in (show.headline, show.gaps, show.rules):
         columns, rows = table(scores)
         assert rows
@@ -147,3 +172,27 @@ def test_slake_answers_made_elsewhere_get_a_report_without_pictures(shared_data:
     assert "published: Li et al. 2023" in report
     assert "Seen in training" in report
     assert "<img" not in report
+    body = manifest.require(tmp_path / "out", "score", "")
+    assert {"scores.json", "items.jsonl", "report.html"} == set(body["files"])
+    run.evaluate_predictions("slake", tmp_path / "answers.jsonl", shared_data / "slake", tmp_path / "out")
+
+
+def test_scores_are_not_written_into_the_folder_of_another_stage(connected: Any, colours: Path, tmp_path: Path) -> None:
+    run.evaluate("looker", "phantom", colours, tmp_path / "eval", SECTION)
+    before = (tmp_path / "eval" / "scores.json").read_bytes()
+    answers = tmp_path / "eval" / "real" / "predictions.jsonl"
+    with pytest.raises(InputError, match="holds the work of 'eval'"):
+        run.evaluate_predictions("phantom", answers, colours, tmp_path / "eval")
+    assert (tmp_path / "eval" / "scores.json").read_bytes() == before
+    assert manifest.read(tmp_path / "eval") is not None
+
+
+def test_what_an_evaluation_needs_can_be_checked_alone(colours: Path, tmp_path: Path) -> None:
+    run.check("phantom", colours)
+    with pytest.raises(InputError, match="did you mean 'phantom'"):
+        run.check("phantoms", colours)
+    with pytest.raises(InputError, match="no such folder"):
+        run.check("slake", tmp_path / "absent")
+    (colours / "images" / "3.png").unlink()
+    with pytest.raises(InputError, match="1 of the 18 images"):
+        run.check("phantom", colours)

@@ -139,6 +139,39 @@ def test_an_option_counts_if_it_alone_is_named(prediction: str, choice: str | No
     assert m.parse_option(prediction, ("lung", "heart", "left lung")) == choice
 
 
+@pytest.mark.parametrize("letter", ["A", "B", "C", "D"])
+@pytest.mark.parametrize(
+    "wording",
+    [
+        "{}",
+        "{}.",
+        "({})",
+        "{}) left lung",
+        "The answer is {}.",
+        "Option {} fits best.",
+        "{} is correct",
+        "It is {}: a mass",
+    ],
+)
+def test_a_letter_is_an_option_in_any_sentence(letter: str, wording: str) -> None:
+    assert m.parse_option(wording.format(letter), ("A", "B", "C", "D")) == letter
+    assert m.strict_closed(wording.format(letter), letter, ("A", "B", "C", "D")) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "choice"),
+    [
+        ("A mass is seen.", None),
+        ("It is a mass in the left lung, so B.", "B"),
+        ("There is an A-line.", None),
+        ("A and B", None),
+        ("the answer is a", "A"),
+    ],
+)
+def test_an_article_is_not_the_letter_a(prediction: str, choice: str | None) -> None:
+    assert m.parse_option(prediction, ("A", "B", "C", "D")) == choice
+
+
 def test_strict_tokens() -> None:
     assert m.strict_tokens("The X-ray: 10,000 cells, 3.5cm; it’s ten") == [
         *("x", "ray", "10000", "cells", "3.5", "cm", "it's", "10")

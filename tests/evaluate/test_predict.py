@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from llavamed.engine import Unanswered
 from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.predict import predict, read_header
@@ -71,16 +73,19 @@ def test_an_interrupt_keeps_the_finished_batches(colour_benchmark: Benchmark, tm
     assert path.read_bytes() == predict(looker, colour_benchmark, tmp_path / "straight").read_bytes()
 
 
-@pytest.mark.parametrize("change", ["engine", "weights", "prompt", "data", "seed", "tokens", "control"])
+@pytest.mark.parametrize("change", ["engine", "weights", "prompt", "data", "images", "seed", "tokens", "control"])
 def test_another_experiment_does_not_reuse_the_answers(
     colour_benchmark: Benchmark, tmp_path, looker, guesser, change: str
 ) -> None:
+    tmp_path = tmp_path / "out"
     predict(looker, colour_benchmark, tmp_path, model_fingerprint="a")
     looker.asked.clear()
     engine = guesser if change == "engine" else looker
     benchmark = colour_benchmark
     if change == "prompt":
         benchmark = replace(benchmark, prompt="{question} Answer shortly.")
+    if change == "images":
+        Image.new("RGB", (31, 17), (1, 2, 3)).save(benchmark.images / "0.png")
     if change == "data":
         benchmark = replace(benchmark, sha256={"questions.jsonl": "0"})
     predict(
@@ -118,6 +123,30 @@ def test_a_request_that_raises_is_found_recorded_and_asked_again_next_time(
     found = rows(predict(looker, colour_benchmark, tmp_path))
     assert len(looker.asked) == len(failed)
     assert not any(row["failed"] for row in found)
+
+
+def test_what_a_batch_did_answer_is_kept_when_one_of_its_requests_fails(
+    colour_benchmark: Benchmark, tmp_path, looker
+) -> None:
+    def one_in_four_fails(requests: list[Any]) -> list[str]:
+        looker.batches.append(len(requests))
+        answers = [looker.answer(request) for request in requests]
+        raise Unanswered("busy", [Unanswered("busy") if i % 4 == 0 else text for i, text in enumerate(answers)])
+
+    looker.generate = one_in_four_fails
+    found = rows(predict(looker, colour_benchmark, tmp_path, batch_size=8))
+    assert sum(row["failed"] == "Unanswered: busy" for row in found) == 14
+    assert all(row["failed"] or row["text"] for row in found)
+    assert len(looker.asked) == 54  # nothing was asked twice
+
+
+def test_a_defect_of_ours_is_not_an_answer_that_failed(colour_benchmark: Benchmark, tmp_path, looker) -> None:
+    def defect(request: Any) -> str:
+        raise AssertionError("shapes differ")
+
+    looker.answer = defect
+    with pytest.raises(AssertionError, match="shapes differ"):
+        predict(looker, colour_benchmark, tmp_path)
 
 
 def test_wrong_input_from_the_engine_ends_the_run(colour_benchmark: Benchmark, tmp_path, looker) -> None:

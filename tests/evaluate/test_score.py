@@ -136,3 +136,27 @@ def test_a_gap_needs_its_whole_interval_above_zero(colour_benchmark: Benchmark) 
     assert unseeing["controls"]["blank"]["gaps"]["closed_accuracy"]["uses_image"] is False
     assert show.verdict(unseeing).startswith("The model does not use the image")
     assert "No control" in show.verdict(score(colour_benchmark, blind).to_json())
+
+
+def test_requests_that_failed_without_the_picture_prove_nothing(colour_benchmark: Benchmark, tmp_path: Path) -> None:
+    right = perfect(colour_benchmark)
+    broken = [Prediction(p.id, "", failed="busy") if i % 3 else p for i, p in enumerate(right)]
+    scores = score(colour_benchmark, right, controls={"blank": broken, "noise": right}, out=tmp_path).to_json()
+    blank, noise = scores["controls"]["blank"], scores["controls"]["noise"]
+    assert (blank["n_failed"], noise["n_failed"]) == (36, 0)
+    assert blank["gaps"]["closed_accuracy"]["value"] == 0.0
+    assert blank["gaps"]["closed_accuracy"]["n"] == 18
+    assert blank["gaps"]["closed_accuracy"]["uses_image"] is None
+    assert noise["gaps"]["closed_accuracy"]["uses_image"] is False
+    verdict = show.verdict(scores)
+    assert verdict.startswith("The model does not use the image: no gap beyond noise in closed accuracy against noise")
+    assert verdict.endswith("No verdict against blank (36): requests failed; run the evaluation again.")
+    assert show.verdict(score(colour_benchmark, right, controls={"blank": broken}).to_json()).startswith("No verdict")
+    assert "withheld: 36 requests failed" in {row[-1] for row in show.gaps(scores)[1]}
+    unanswered = score(colour_benchmark, broken, controls={"blank": right}).to_json()
+    assert unanswered["controls"]["blank"]["gaps"]["closed_accuracy"]["n"] == 18  # a failure on either side
+
+
+def test_a_score_is_shown_with_its_interval() -> None:
+    assert show.cell({"value": 92.31, "low": 90.06, "high": 94.15, "n": 9}) == "92.3 (90.1-94.2)"
+    assert show.cell(None) == "-"

@@ -82,13 +82,15 @@ def test_every_record_says_where_it_comes_from_and_is_sound(
 
 
 def test_the_same_input_gives_the_same_bytes_and_a_finished_folder_is_not_made_again(
-    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     corpus = make_corpus(pairs)
     first = generate(corpus, tmp_path / "a", SECTION, seed=3)
     assert generate(corpus, tmp_path / "b", SECTION, seed=3).files == first.files
     before = (tmp_path / "a" / "report.html").stat().st_mtime_ns
+    assert "skipped" not in capsys.readouterr().err
     again = generate(corpus, tmp_path / "a", SECTION, seed=3)
+    assert capsys.readouterr().err == f"{tmp_path / 'a'}: finished already, skipped\n"
     assert (tmp_path / "a" / "report.html").stat().st_mtime_ns == before
     assert (again.counts, again.funnel, again.fingerprint) == (first.counts, first.funnel, first.fingerprint)
     other = generate(corpus, tmp_path / "a", SECTION, seed=4)
@@ -140,8 +142,37 @@ def test_input_errors_say_what_to_do(pairs: list[Pair], make_corpus: MakeCorpus,
     corpus = make_corpus(pairs)
     with pytest.raises(InputError, match="give another folder"):
         generate(corpus, corpus, SECTION, seed=0)
-    with pytest.raises(InputError, match="no pair to write about; dropped: instruct: plot 1"):
+    with pytest.raises(InputError, match="no pair to write a conversation about; dropped: instruct: plot 1"):
         generate(make_corpus(pairs[:1], "plots"), tmp_path / "out", SECTION, seed=0)
+    with pytest.raises(InputError, match="'ct'; the domains are"):
+        generate(corpus, tmp_path / "out", SECTION.model_copy(update={"domains": ("ct",)}), seed=0)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "instruct.jsonl").write_text("mine")
+    with pytest.raises(InputError, match="not made by llavamed"):
+        generate(corpus, tmp_path / "mine", SECTION, seed=0)
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+
+
+def test_pairs_of_other_domains_still_give_alignment_examples_and_a_warning(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = make_corpus([replace(pair, domain="other") for pair in pairs[5:8]])
+    made = generate(corpus, tmp_path / "out", SECTION, seed=0)
+    assert (made.counts["align"], made.counts["instruct"]) == (3, 0)
+    assert (tmp_path / "out" / "instruct.jsonl").read_bytes() == b""
+    warning = "no pair to write a conversation about; dropped: instruct: other_domain 3"
+    assert warning in capsys.readouterr().err
+    assert warning in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_corpus_without_anything_to_write_leaves_the_earlier_result(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    generate(make_corpus(pairs), tmp_path / "out", SECTION, seed=3)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(InputError, match="no pair"):
+        generate(make_corpus(pairs[:1], "plots"), tmp_path / "out", SECTION, seed=0)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_show_gives_the_turns_beside_caption_and_mentions(

@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 
+from llavamed import manifest
 from llavamed.demo.truth import Truth
 from llavamed.errors import InputError
+from llavamed.instruct.clean import clean
 from llavamed.instruct.generate import generate
+from llavamed.instruct.journal import Journal
 from llavamed.instruct.openai_teacher import OpenAITeacher, TeacherFailed, prompt
 from llavamed.recipe import InstructSection
 from llavamed.records import Mention, Pair, read_conversations
@@ -148,6 +151,83 @@ def test_a_teacher_that_is_no_url_or_has_no_model_is_an_input_error() -> None:
         OpenAITeacher("templte", "m")
     with pytest.raises(InputError, match="teacher_model"):
         OpenAITeacher("http://localhost:1/v1", "")
+
+
+def _teacher_key_sent(monkeypatch: pytest.MonkeyPatch, url: str, **keys: str) -> str:
+    for name in ("LLAVAMED_TEACHER_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, key in keys.items():
+        monkeypatch.setenv(name, key)
+    return OpenAITeacher(url, "m")._client.api_key
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:8000/v1",
+        "https://api.openai.com.evil.example/v1",
+        "https://evil.example/api.openai.com",
+        "https://api.openai.com@evil.example/v1",
+        "http://api.openai.com/v1",
+    ],
+)
+def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    openai_url = "https://api.openai.com/v1"
+    assert _teacher_key_sent(monkeypatch, url, OPENAI_API_KEY="theirs") == "none"
+    assert _teacher_key_sent(monkeypatch, url, OPENAI_API_KEY="theirs", LLAVAMED_TEACHER_KEY="own") == "own"
+    assert _teacher_key_sent(monkeypatch, openai_url, OPENAI_API_KEY="theirs") == "theirs"
+    assert _teacher_key_sent(monkeypatch, openai_url, OPENAI_API_KEY="theirs", LLAVAMED_TEACHER_KEY="own") == "own"
+
+
+def test_without_a_key_an_error_keeps_its_words(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LLAVAMED_TEACHER_KEY")
+    endpoint.reply = lambda body: (400, "none of the images can be read")
+    with pytest.raises(TeacherFailed, match="none of the images"):
+        _converse(endpoint)
+
+
+def test_an_interrupted_stage_asks_only_what_is_missing(
+    endpoint: Endpoint,
+    world: list[tuple[Truth, Pair]],
+    make_corpus: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    corpus, out = make_corpus([pair for _, pair in world[:6]]), tmp_path / "out"
+    section = InstructSection(teacher=endpoint.url, teacher_model="m")
+
+    def interrupted(*args: Any, **options: Any) -> Any:
+        if len(endpoint.requests) == 5:
+            raise KeyboardInterrupt
+        return clean(*args, **options)
+
+    monkeypatch.setattr("llavamed.instruct.generate.clean", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        generate(corpus, out, section, seed=0)
+    assert len(endpoint.requests) == 5
+    monkeypatch.undo()
+    assert generate(corpus, out, section, seed=0).counts["instruct"] == 6
+    assert len(endpoint.requests) == 6
+    # the journal is no result: the stage stays finished without it
+    assert set(manifest.require(out, "instruct", "")["files"]) == {"align.jsonl", "instruct.jsonl", "report.html"}
+    fewer = section.model_copy(update={"count": 3})  # another stage of the same answers
+    assert generate(corpus, out, fewer, seed=0).counts["instruct"] == 3
+    assert len(endpoint.requests) == 6
+    assert generate(corpus, out, section, seed=1).counts["instruct"] == 6  # other sampling: other answers
+    assert len(endpoint.requests) == 12
+
+
+def test_an_answer_that_failed_is_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
+    teacher = OpenAITeacher(endpoint.url, "m")
+    teacher.journal = Journal(tmp_path / "journal.jsonl")
+    endpoint.reply = lambda body: (200, "oops")
+    with pytest.raises(TeacherFailed):
+        teacher.converse(PAIR, True, 4, random.Random(0))
+    endpoint.reply = lambda body: (200, json.dumps(TURNS))
+    assert len(teacher.converse(PAIR, True, 4, random.Random(0))) == 4
+    assert teacher.converse(PAIR, True, 4, random.Random(0)) == teacher.converse(PAIR, True, 4, random.Random(0))
+    assert len(endpoint.requests) == 2
+    assert "secret-key" not in (tmp_path / "journal.jsonl").read_text()
 
 
 def test_a_failing_record_is_counted_and_its_neighbours_stay(

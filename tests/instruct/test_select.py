@@ -6,7 +6,8 @@ from collections import Counter
 
 import pytest
 
-from llavamed.instruct.select import reason_against_align, reason_against_instruct, select
+from llavamed.errors import InputError
+from llavamed.instruct.select import check_domains, reason_against_align, reason_against_instruct, select
 from llavamed.records import Pair
 
 DOMAINS = ("chest_xray", "mri", "gross")
@@ -49,3 +50,9 @@ def test_order_of_the_corpus_does_not_matter_and_a_smaller_count_is_a_subset() -
     assert select(_candidates()[::-1], DOMAINS, 30, seed=1)[0] == keys
     assert select(_candidates(), DOMAINS, 10, seed=1)[0] == keys[:10]
     assert select(_candidates(), DOMAINS, 30, seed=2)[0] != keys
+
+
+def test_a_domain_that_is_none_is_named_with_those_that_are() -> None:
+    check_domains(("mri", "other"))
+    with pytest.raises(InputError, match=r"'ct'; the domains are chest_xray, mri, ct_scan"):
+        check_domains(("mri", "ct"))

@@ -152,18 +152,25 @@ def test_records_that_cannot_teach_are_errors_that_name_them(
         encode(assembled.processor, conversation)
 
 
-def test_too_long_is_an_error_and_truncation_drops_whole_turns(assembled: Assembled) -> None:
-    whole = encode(assembled.processor, TWO_TURNS)
-    first_turn = Conversation("first", ("scan.png",), TWO_TURNS.messages[:2])
-    short = encode(assembled.processor, first_turn)
-    limit = len(whole.input_ids) - 1
-    with pytest.raises(InputError, match=f"'two-turns': {limit + 1} tokens, over the {limit} allowed"):
-        encode(assembled.processor, TWO_TURNS, max_tokens=limit)
-    cut = encode(assembled.processor, TWO_TURNS, max_tokens=limit, truncate=True)
-    np.testing.assert_array_equal(cut.input_ids, short.input_ids)
-    np.testing.assert_array_equal(cut.supervised, short.supervised)
-    with pytest.raises(InputError, match="over the 20 allowed"):
-        encode(assembled.processor, TWO_TURNS, max_tokens=20, truncate=True)
+@pytest.mark.parametrize("between", [(), ({"type": "image"},)])
+def test_a_control_string_in_pieces_does_not_join(assembled: Assembled, between: tuple[dict[str, str], ...]) -> None:
+    """The templates join a turn's texts, also across an image, which they put first."""
+    pieces = ({"type": "text", "text": "see <im"}, *between, {"type": "text", "text": "age> here"})
+    message = Message("user", pieces)
+    ids = chat.prompt_ids(assembled.processor, (message,))
+    shown = chat.image_tokens(assembled.processor) * len(between)
+    assert (ids == assembled.processor.image_token_id).sum() == shown
+    assert "see < image> here" in prompt(assembled.processor, (message,))
+    encode(assembled.processor, Conversation("c", ("x",) * len(between), (message, assistant("yes"))))
+
+
+def test_a_template_that_does_not_write_one_placeholder_an_image_is_refused(
+    build_small: Callable[..., Assembled],
+) -> None:
+    processor = build_small().processor
+    processor.chat_template = "{% for m in messages %}{{ m['content'][-1]['text'] }}{% endfor %}"
+    with pytest.raises(InputError, match="the prompt: 0 image placeholders for 1 images"):
+        chat.prompt_ids(processor, (user("What is it?", images=1),))
 
 
 def test_a_template_without_generation_blocks_is_refused(build_small: Callable[..., Assembled]) -> None:

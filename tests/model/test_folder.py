@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from llavamed import manifest
 from llavamed.errors import InputError
 from llavamed.model import folder
 from llavamed.model.chat import prompt
@@ -194,11 +195,34 @@ def test_names_on_disk_and_in_memory_are_inverse(assembled: Assembled) -> None:
 
 
 def test_a_run_a_stage_or_a_model_folder_may_be_given(assembled: Assembled, tmp_path: Path) -> None:
-    for stage in ("align", "instruct"):
-        save(assembled, tmp_path / stage / "model")
+    _write_run(assembled, tmp_path, "align", "instruct")
     assert folder.find(tmp_path) == tmp_path / "instruct" / "model"
     assert folder.find(tmp_path / "align") == tmp_path / "align" / "model"
     assert folder.find(tmp_path / "align" / "model") == tmp_path / "align" / "model"
+
+
+def test_a_stage_that_an_earlier_recipe_left_is_not_the_runs(assembled: Assembled, tmp_path: Path) -> None:
+    _write_run(assembled, tmp_path, "align", "instruct", "finetune")
+    (tmp_path / "recipe.yaml").write_text("train: {align: {}, instruct: {}, finetune: null}\n")
+    assert folder.find(tmp_path) == tmp_path / "instruct" / "model"
+
+
+def test_an_unfinished_stage_is_not_taken_for_a_model(assembled: Assembled, tmp_path: Path) -> None:
+    _write_run(assembled, tmp_path, "align", "instruct")
+    manifest.begin(tmp_path / "instruct", "stage")  # it is being trained again
+    assert folder.find(tmp_path) == tmp_path / "align" / "model"
+    with pytest.raises(InputError, match="instruct: an unfinished stage"):
+        folder.find(tmp_path / "instruct")
+    manifest.begin(tmp_path / "align", "stage")
+    with pytest.raises(InputError, match="a run without a finished stage"):
+        folder.find(tmp_path)
+
+
+def _write_run(assembled: Assembled, path: Path, *stages: str) -> None:
+    for stage in stages:
+        save(assembled, path / stage / "model")
+        manifest.Manifest("stage").write(path / stage)
+    (path / "recipe.yaml").write_text("train: {" + ", ".join(f"{stage}: {{}}" for stage in stages) + "}\n")
 
 
 def test_saving_replaces_a_folder_whole_and_leaves_nothing_aside(assembled: Assembled, tmp_path: Path) -> None:

@@ -176,7 +176,6 @@ def test_a_siglip_tower_has_no_class_token_to_drop(language_model: Path, tmp_pat
         ({"vision_tower": "./nowhere"}, "no such folder"),
         ({"language_model": "somewhere/else-entirely"}, "hf download somewhere/else-entirely"),
         ({"feature_layer": -9}, "the tower has 3 layers"),
-        ({"init_from": "nowhere"}, "no such folder"),
     ],
 )
 def test_a_part_that_cannot_be_had_says_what_to_do(
@@ -218,6 +217,18 @@ def test_pickled_parts_are_refused(tower: Path, language_model: Path, tmp_path: 
 def test_init_from_goes_on_from_a_finished_folder(build_small: Callable[..., Assembled], tmp_path: Path) -> None:
     first = build_small(seed=5)
     folder.save(first, tmp_path / "model")
-    again = build_small(seed=6, init_from=str(tmp_path / "model"))
+    again = build(ModelSection(init_from=str(tmp_path / "model")), seed=6)
     for name, value in first.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
+    with pytest.raises(InputError, match="no such folder"):
+        build(ModelSection(init_from="nowhere"), seed=0)
+
+
+@pytest.mark.parametrize("ask", [lambda section: build(section, seed=0), parts.processor])
+def test_what_init_from_decides_may_not_be_set_beside_it(
+    assembled: Assembled, tmp_path: Path, ask: Callable[[ModelSection], object]
+) -> None:
+    folder.save(assembled, tmp_path / "model")
+    section = ModelSection(init_from=str(tmp_path / "model"), chat_template="vicuna", pad_to_square=False)
+    with pytest.raises(InputError, match=r"model\.chat_template=vicuna, model\.pad_to_square=False: without effect"):
+        ask(section)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llavamed import recipe
 from llavamed.errors import InputError
 from llavamed.model import chat, parts
-from llavamed.model.plan import _flops, _meta_model, plan
+from llavamed.model.plan import _CHUNK_LOGITS, _flops, _meta_model, plan
 from llavamed.records import Conversation, assistant, user, write_jsonl
+from llavamed.train import loss
+from llavamed.train.pack import Schedule
 
 
 def test_v15_is_counted_as_published() -> None:
@@ -82,14 +85,28 @@ def test_where_the_tokenizer_is_not_here_characters_are_counted(tmp_path: Path) 
 
 
 def test_too_little_memory_is_said_with_the_pack_that_fits() -> None:
-    found = plan(recipe.load("llava-med-v1.5"), gpu_bytes=80e9)
+    found = plan(recipe.load("llava-med-v1.5"), gpu_bytes=48e9)
     align, instruct = found.stages
-    assert align.memory_bytes > 80e9
+    assert align.memory_bytes > 48e9
     assert 0 < align.pack_tokens_that_fit < align.pack_tokens
     assert instruct.pack_tokens_that_fit == 0
     text = str(found.tables())
     assert f"train.tokens_per_pack={align.pack_tokens_that_fit}" in text
     assert "too much for one GPU" in text
+
+
+def test_logits_are_counted_as_the_loss_holds_them() -> None:
+    assert _CHUNK_LOGITS == loss._CHUNK_LOGITS
+    found = plan(recipe.load("llava-med-v1.5", ["train.tokens_per_pack=100000"]))
+    assert [stage.memory["logits"] for stage in found.stages] == pytest.approx([_CHUNK_LOGITS * 10] * 2, rel=1e-3)
+
+
+@pytest.mark.parametrize("epochs", [0.01, 0.5, 1, 2.7])
+def test_steps_are_those_that_the_trainer_makes(tmp_path: Path, epochs: float) -> None:
+    conversation = Conversation("a", (), (user("What is it?"), assistant("A scan.")))
+    write_jsonl(tmp_path / "data.jsonl", [conversation] * 70)
+    tiny = recipe.load("tiny", [f"train.align.data={tmp_path / 'data.jsonl'}", f"train.align.epochs={epochs}"])
+    assert plan(tiny).stages[0].steps == Schedule(np.full(70, 9), 32, 4096, seed=0, epochs=epochs).total
 
 
 def test_tables_are_whole_and_of_text() -> None:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from llavamed.serve.app import create_app
 from llavamed.serve.gate import Gate
-from llavamed.serve.wire import MAX_IMAGES
+from llavamed.serve.wire import MAX_IMAGES, as_api_error
 
 from .fake import WORDS, FakeEngine, data_url, png
 
@@ -181,7 +181,7 @@ def post(app: Any, **what: Any) -> httpx.Response:
     import anyio
 
     async def go() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
             return await http.post("/v1/chat/completions", **what)
 
     return anyio.run(go)
@@ -261,6 +261,42 @@ def test_every_v1_route_wants_the_key_before_the_body(live: Any, engine: FakeEng
         assert client.chat.completions.create(**asks("hi")).choices[0].message.content == TEXT
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=f"{url}/v1", api_key="other").models.list()
+
+
+@pytest.mark.parametrize("host", ["localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:1", "[::1]", "[::1]:8000"])
+def test_without_a_key_loopback_names_are_answered_with_any_port(host: str, engine: FakeEngine) -> None:
+    assert post(create_app(engine, page=False), json=asks("hi"), headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "localhost.evil.example", "192.168.1.2", "127.0.0.1@evil", "[", ""]
+)
+def test_without_a_key_a_page_that_gave_its_name_our_address_is_turned_away(host: str, engine: FakeEngine) -> None:
+    response = post(create_app(engine, page=False), json=asks("hi"), headers={"Host": host})
+    assert response.status_code == 421
+    assert response.json()["error"]["code"] == "host_not_allowed"
+    assert "localhost" in response.json()["error"]["message"]
+    assert engine.requests == []
+
+
+def test_with_a_key_any_host_name_is_answered(engine: FakeEngine) -> None:
+    app = create_app(engine, api_key="s3cret", page=False)
+    headers = {"Host": "models.example.org", "Authorization": "Bearer s3cret"}
+    assert post(app, json=asks("hi"), headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[Errno 2] No such file or directory: '/home/ann/models/x.safetensors'", "directory: '[path]'"),
+        ("cannot open C:\\Users\\ann\\x.bin", "cannot open [path]"),
+        ("POST https://host/v1/chat failed with 1/2", "POST https://host/v1/chat failed with 1/2"),
+    ],
+)
+def test_an_error_of_the_model_is_told_without_paths(text: str, told: str) -> None:
+    message = as_api_error(RuntimeError(text)).body["error"]["message"]
+    assert message is not None
+    assert message.endswith(told)
 
 
 # --- the line, and those who leave it ---

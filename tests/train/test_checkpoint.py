@@ -68,14 +68,15 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 
 def test_an_interrupted_write_leaves_nothing_that_counts(tmp_path: Path) -> None:
     checkpoint.save(tmp_path, 5, _tensors(5), "abc", keep=2)
-    aside = tmp_path / "step-00000006.tmp"
-    aside.mkdir()
-    (aside / "state.safetensors").write_bytes(b"half")
+    asides = [tmp_path / f"step-0000000{step}.tmp" for step in (6, 9)]
+    for aside in asides:
+        aside.mkdir()
+        (aside / "state.safetensors").write_bytes(b"half")
     found = checkpoint.latest(tmp_path, "abc")
     assert found is not None
     assert found[0] == 5
     assert checkpoint.matches(checkpoint.save(tmp_path, 6, _tensors(6), "abc", keep=2), _tensors(6))
-    assert not aside.exists()
+    assert not any(aside.exists() for aside in asides)
 
 
 def test_restoring_into_other_tensors_is_refused(tmp_path: Path) -> None:

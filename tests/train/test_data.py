@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from llavamed.model.chat import encode
 from llavamed.model.parts import Assembled
 from llavamed.records import Conversation, assistant, user
 from llavamed.train import data as data_module
-from llavamed.train.data import Examples, Pixels, batches, make_batch, read_examples, step_weights
+from llavamed.train.data import Examples, Pixels, batches, images_fingerprint, make_batch, read_examples, step_weights
 from llavamed.train.pack import Schedule
 
 Write = Callable[[list[Conversation]], Path]
@@ -125,6 +127,38 @@ def test_all_problems_are_reported_together_by_reason_before_training(
     assert "1 ('no-answer')" in message
     assert "1 ('two-images')" in message
     assert "\n" not in message
+
+
+def test_a_malformed_record_does_not_hide_the_others(
+    assembled: Assembled, images: Path, write_data: Write, conversations: list[Conversation]
+) -> None:
+    path = write_data([*conversations, Conversation("mute", (), (user("?"),))])
+    bad = [
+        {"id": "robot", "images": [], "messages": [{"role": "robot", "content": "hi"}]},
+        {"images": [], "messages": []},
+        {"id": "stringy", "images": "red.png", "messages": []},
+    ]
+    path.write_text(path.read_text() + "".join(json.dumps(row) + "\n" for row in bad))
+    with pytest.raises(InputError) as caught:
+        read_examples(path, Pixels(images, assembled.processor), assembled.processor, max_tokens=128)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: 4 of 12 records cannot be trained on")
+    assert "role 'robot'; it must be one of system, user, assistant: 1 ('robot')" in message
+    assert "the id must be text: 1 ('record 11')" in message
+    assert "images must be a list of keys or paths: 1 ('stringy')" in message
+    assert "1 ('mute')" in message
+
+
+def test_loose_images_are_known_by_the_names_and_sizes_of_those_that_the_data_name(
+    images: Path, tmp_path: Path, data: Path
+) -> None:
+    shutil.copytree(images, tmp_path / "images")
+    before = images_fingerprint(data, tmp_path / "images")
+    assert before == images_fingerprint(data, images)
+    (tmp_path / "images" / "notes.txt").write_text("not named by the data")
+    assert before == images_fingerprint(data, tmp_path / "images")
+    (tmp_path / "images" / "red.png").write_bytes((images / "red.png").read_bytes() + b"\0")
+    assert before != images_fingerprint(data, tmp_path / "images")
 
 
 def test_images_without_an_image_folder_name_the_key_to_set(assembled: Assembled, data: Path) -> None:

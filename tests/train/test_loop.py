@@ -175,6 +175,24 @@ def test_training_off_the_main_thread_leaves_signals_alone(run: Run, tmp_path: P
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_checkpoints_are_there_until_the_stage_is_finished(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the two must not leave a stage that is neither finished nor can be resumed."""
+    written = Manifest.write
+
+    def write(self: Manifest, folder: Path, **options: Any) -> None:
+        if folder == tmp_path:
+            assert list((tmp_path / "checkpoints").iterdir())
+        written(self, folder, **options)
+
+    monkeypatch.setattr(Manifest, "write", write)
+    run(tmp_path, epochs=1)
+    body = manifest.require(tmp_path, "stage", "")
+    assert not any("checkpoints" in name for name in body["files"])
+    assert not (tmp_path / "checkpoints").exists()
+
+
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_number_that_is_not_finite_stops_with_the_records_and_keeps_the_weights(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str

@@ -168,3 +168,76 @@ def test_bad_records_of_any_stage_stop_the_run_before_its_first_step(
     with pytest.raises(InputError, match=r"1 of 9 records.*'mute'"):
         train(recipe(data=str(bad)), tmp_path / "run")
     assert stages_run == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_lost_stage_is_made_again_although_the_run_says_done(
+    recipe: MakeRecipe, tmp_path: Path, stages_run: list[str]
+) -> None:
+    train(recipe(), tmp_path)
+    weights = (tmp_path / "instruct/model/model.safetensors").read_bytes()
+    shutil.rmtree(tmp_path / "instruct")
+    shutil.rmtree(tmp_path / "untrained")
+    stages_run.clear()
+    train(recipe(), tmp_path)
+    assert set(stages_run) == {"instruct"}
+    assert (tmp_path / "instruct/model/model.safetensors").read_bytes() == weights
+    assert model_folder.find(tmp_path / "untrained")
+
+
+def test_stages_after_one_that_is_made_again_are_unfinished_from_the_start(
+    recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stages_run: list[str]
+) -> None:
+    train(recipe(), tmp_path)
+    (tmp_path / "align" / "model" / "config.json").unlink()
+
+    def crash(*_: Any) -> None:
+        raise OSError("the machine went away")
+
+    monkeypatch.setattr(loop._Run, "finish", crash)
+    with pytest.raises(OSError, match="went away"):
+        train(recipe(), tmp_path)
+    with pytest.raises(InputError, match="a run without a finished stage"):
+        model_folder.find(tmp_path)
+    monkeypatch.undo()
+    train(recipe(), tmp_path)
+    assert model_folder.find(tmp_path) == tmp_path / "instruct" / "model"
+
+
+def test_what_replaces_a_finished_model_is_told_with_the_reason(
+    recipe: MakeRecipe, tmp_path: Path, data: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, pictures = tmp_path / "own.jsonl", tmp_path / "pictures"
+    shutil.copy(data, own)
+    shutil.copytree(images, pictures)
+    where = {"data": str(own), "images": str(pictures)}
+    out = tmp_path / "run"
+    train(recipe(**where), out)
+    assert "replaced" not in capsys.readouterr().err
+    (pictures / "red.png").write_bytes((images / "red.png").read_bytes() + b"\0")
+    train(recipe(**where, learning_rate=5e-4), out)
+    told = capsys.readouterr().err
+    assert "train align: finished already, skipped" in told
+    why = f"learning_rate 0.001 -> 0.0005, {pictures} changed"
+    assert f"train instruct: its finished model is replaced: {why}\n" in told
+
+
+def test_the_folder_of_another_recipe_is_left_alone(recipe: MakeRecipe, tmp_path: Path, stages_run: list[str]) -> None:
+    train(recipe(), tmp_path / "run")
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    stages_run.clear()
+    with pytest.raises(InputError, match=r"holds the run of recipe 'small', this one is 'other'; give another --out"):
+        train(recipe().model_copy(update={"name": "other"}), tmp_path / "run")
+    with pytest.raises(InputError, match="not empty and not made by llavamed"):
+        train(recipe(), tmp_path)
+    assert stages_run == []
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == stamps
+
+
+def test_checkpoints_that_a_killed_finish_left_are_dropped(recipe: MakeRecipe, tmp_path: Path) -> None:
+    train(recipe(), tmp_path)
+    left = tmp_path / "align" / "checkpoints" / "step-00000001"
+    left.mkdir(parents=True)
+    manifest.begin(tmp_path, "train")  # killed before the run's own manifest
+    train(recipe(), tmp_path)
+    assert not left.parent.exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llavamed.errors import InputError
-from llavamed.manifest import file_sha256, fingerprint
+from llavamed.manifest import file_sha256, files_fingerprint, fingerprint
 from llavamed.records import Question
 
 
@@ -47,6 +47,11 @@ class Benchmark:
             if question.id in seen:
                 raise InputError(f"{self.name} {self.split}: the id {question.id!r} occurs twice; ids must be unique")
             seen.add(question.id)
+            if Path(question.image).is_absolute() or ".." in Path(question.image).parts:
+                raise InputError(
+                    f"{self.name} {self.split}: the image {question.image!r} of {question.id!r} leads out of "
+                    f"{self.images}; give a path below it"
+                )
         if not self.questions:
             raise InputError(f"{self.name} {self.split}: no questions in {', '.join(self.sha256) or 'its files'}")
 
@@ -63,8 +68,22 @@ class Benchmark:
     def ask(self, question: Question) -> str:
         return self.prompt.replace("{question}", question.question)
 
+    @property
+    def images_fingerprint(self) -> str:
+        """Changes when images are exchanged: over their names and sizes."""
+        return files_fingerprint((self.images / name for name in self.image_names), self.images)
+
     def missing_images(self) -> list[str]:
         return [name for name in self.image_names if not (self.images / name).is_file()]
+
+    def require_images(self) -> None:
+        """Raises InputError if images are missing."""
+        missing = self.missing_images()
+        if missing:
+            raise InputError(
+                f"{self.images}: {len(missing)} of the {len(self.image_names)} images of {self.name} are absent "
+                f"(first: {', '.join(missing[:3])}); put them there, or score predictions made elsewhere"
+            )
 
 
 def data_file(data: Path, names: Iterable[str], benchmark: str, origin: str) -> Path:

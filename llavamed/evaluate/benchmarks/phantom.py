@@ -17,6 +17,7 @@ from llavamed.records import Question, read_jsonl
 NAME = "phantom"
 SPLITS = ("train", "test")
 ORIGIN = "one question a line with id, image, question, answer, closed; images in images/; `llavamed demo` makes one"
+_NAMED = 3  # problems told in full
 
 
 def read(data: Path, split: str) -> Benchmark:
@@ -24,13 +25,17 @@ def read(data: Path, split: str) -> Benchmark:
     inner = data / split
     folder = inner if (inner / "questions.jsonl").is_file() or split != "test" else data
     path = data_file(folder, ["questions.jsonl"], NAME, ORIGIN)
-    questions = []
-    for number, row in enumerate(read_jsonl(path), 1):
+    questions, problems = [], []
+    for row in read_jsonl(path):
         try:
-            question = Question.from_json({**row, "id": str(row["id"])})
-        except (KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}:{number}: not a question ({error}); it needs id, image, question, answer, closed"
-            ) from None
-        questions.append(question)
+            # a whole number does for an id
+            questions.append(Question.from_json(row | {"id": str(row["id"])} if "id" in row else row))
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise InputError(
+            f"{path}: {len(problems)} of {len(problems) + len(questions)} records are not questions: "
+            f"{'; '.join(problems[:_NAMED])}{more}; each needs id, image, question, answer, closed"
+        )
     return Benchmark(NAME, split, tuple(questions), folder / "images", {path.name: file_sha256(path)})

@@ -185,12 +185,20 @@ def parse_yes_no(prediction: str) -> str | None:
     return next((word for word in strict_tokens(prediction) if word in YES_NO), None)
 
 
+# where the word "a" is a letter: an article stands before a noun, and is a capital only where a sentence begins
+_LETTER_A = re.compile(r"\b[aA]\b(?!['’-]\w|\s+\w)|(?<=[^.!?\s]\s)A\b(?!['’-]\w)|\bA\b(?=\s+(?:is|and|or)\b)")
+
+
 def parse_option(prediction: str, options: Sequence[str]) -> str | None:
     """The one option that the answer is, or else names as whole words; None if it names none or several.
 
     A longer option hides a shorter one inside it: "left lung" names "left lung", not also "lung".
     """
-    words = strict_tokens(prediction)
+    if any(strict_tokens(option) == ["a"] for option in options):
+        first, *rest = _LETTER_A.split(prediction)
+        words = strict_tokens(first) + [word for piece in rest for word in ("a", *strict_tokens(piece))]
+    else:
+        words = strict_tokens(prediction)
     named: set[str] = set()
     for option in sorted(options, key=lambda option: -len(strict_tokens(option))):
         wanted = strict_tokens(option)
