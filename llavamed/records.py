@@ -158,7 +158,12 @@ class Question(_Record):
         """Raises InputError naming the question for a missing or malformed field."""
         texts = ("id", "image", "question", "answer")
         wrong = [name for name in texts if not isinstance(row.get(name), str)]
-        wrong += [] if isinstance(row.get("closed"), bool) else ["closed"]
+        kinds: dict[str, tuple[Any, Any]] = {
+            "closed": (bool, None),
+            "options": (list | tuple, ()),
+            "groups": (dict, {}),
+        }
+        wrong += [name for name, (kind, default) in kinds.items() if not isinstance(row.get(name, default), kind)]
         if wrong:
             raise InputError(f"question {row.get('id')!r}: {', '.join(wrong)} missing or of the wrong type")
         return super().from_json(row)

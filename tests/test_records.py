@@ -78,7 +78,9 @@ def test_content_as_plain_text_is_read_as_openais_clients_write_it() -> None:
     assert Conversation.from_json(row).messages[0] == user("hi")
 
 
-@pytest.mark.parametrize("change", [{"answer": 3}, {"closed": "false"}, {"question": None}])
+@pytest.mark.parametrize(
+    "change", [{"answer": 3}, {"closed": "false"}, {"question": None}, {"groups": []}, {"options": "yes"}]
+)
 def test_a_malformed_question_names_itself(change: dict[str, object]) -> None:
     good = {"id": "7", "image": "a.png", "question": "Is it CT?", "answer": "yes", "closed": True}
     with pytest.raises(InputError, match="question '7'"):

@@ -11,8 +11,9 @@ demo: from other seeds, in other words (`wording.PRETRAIN_*`).
   will read; both are thrown away. A batch is drawn from few scenes, so that telling its captions apart takes the
   side, the size and the count. The image vector is the mean of the patches, as LLaVA has no use for the class token.
 - The language model is a Mistral trained on texts about phantom pictures and on questions answered from such
-  texts: it can read and answer, and has never seen an image. Noise on its input embeddings (as in NEFTune, Jain
-  et al., 2023) lets it read what is not quite a word, which is what a projector will give it.
+  texts: it can read and answer, and has never seen an image. So that it can read what is not quite a word, which
+  is what a projector will give it, most contexts are rows of mixed word embeddings, and all embeddings carry
+  noise (as in NEFTune, Jain et al., 2023).
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ from llavamed.progress import Progress
 SEED = 20_240_229  # the demo's streams start from [purpose, its own seed]; see articles.py
 IMAGE_SIZE, PATCH_SIZE, DRAWN_SIZE = 96, 16, 160  # pixels
 VOCABULARY = 1024
-NOISE = 0.5  # of the embeddings' standard deviation, at most
+NOISE = 0.3  # of the embeddings' standard deviation, at most
 FEATURE_LAYER = -2  # what LLaVA reads
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]")
 KINDS = ("modality", "organ", "finding", "side", "size", "count")
@@ -67,8 +68,7 @@ def pretrain_caption(truth: Truth, rng: np.random.Generator) -> str:
         place = w.choose(rng, w.SIDE_PLACES[truth.organ]).format(side=truth.side) if truth.side else ""
         finding = w.finding_phrase(truth, forms, size, True, rng)
         text += w.choose(rng, w.PRETRAIN_LINKS).format(finding=finding, Finding=w.capital(finding), place=place)
-    others = [general_sentence(rng) for _ in range(rng.integers(0, 3))]
-    return w.capital(" ".join([" ".join(text.split()).replace(" .", "."), *others]))
+    return w.capital(" ".join(text.split()).replace(" .", "."))
 
 
 def general_sentence(rng: np.random.Generator) -> str:
@@ -95,11 +95,20 @@ def keywords(truth: Truth, rng: np.random.Generator) -> str:
     return " ".join(words)
 
 
+def pretrain_question(kind: str, form: str, rng: np.random.Generator) -> str:
+    """A whole question of the table, or one composed of an opening and what is asked."""
+    if rng.random() < 0.4:
+        return w.choose(rng, w.PRETRAIN_QUESTIONS[kind])
+    asked = w.choose(rng, w.PRETRAIN_ASKED[kind])
+    opening = w.choose(rng, w.PRETRAIN_OPENINGS[form])
+    return w.capital(opening.replace("{np}", asked).replace("{clause}", asked))
+
+
 def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, str] | None:
     """A question in the pretraining's words with its answer, or None where the drawn kind does not apply."""
     kind = w.choose(rng, tuple(w.PRETRAIN_QUESTIONS))
     name, form = kind.split("_")
-    question = w.choose(rng, w.PRETRAIN_QUESTIONS[kind])
+    question = pretrain_question(kind, form, rng)
     forms = w.FINDING_FORMS.get(truth.finding, (("finding", "findings"),))
     noun, nouns = forms[rng.integers(len(forms))]
     if name == "abnormal":
@@ -123,22 +132,36 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
     return question.replace("{noun}", noun).replace("{nouns}", nouns), w.capital(answer)
 
 
-def pretrain_text(rng: np.random.Generator) -> str:
-    """One document: a caption, or a context with a description or questions and answers about it."""
+def pretrain_text(rng: np.random.Generator, soft: bool = False) -> tuple[str, Truth | None]:
+    """One document: a caption, or a context with a description or questions and answers about it.
+
+    With `soft` most contexts are a row of `<image>` marks instead of words, and the truth that the marks stand for
+    is returned: `soft_words` puts it there.
+    """
     truth = sample(rng)
-    style = rng.random()
+    style, kind = rng.random(), rng.random()
     if style < 0.1:
-        return pretrain_caption(truth, rng)
-    context = keywords(truth, rng) if rng.random() < 0.7 else pretrain_caption(truth, rng)
+        return " ".join(
+            [pretrain_caption(truth, rng), *(general_sentence(rng) for _ in range(rng.integers(0, 3)))]
+        ), None
+    marks = soft and kind < 0.6
+    if marks:
+        context = "<image>" * int(rng.integers(4, 37))
+    else:
+        context = keywords(truth, rng) if kind < 0.8 else pretrain_caption(truth, rng)
+    text = ""
     if style < 0.4:
-        return f"[INST] {context}\n{w.choose(rng, w.PRETRAIN_DESCRIBE)} [/INST] {pretrain_caption(truth, rng)}</s>"
-    turns: list[str] = []
-    while len(turns) < 2:
+        caption = pretrain_caption(truth, rng)
+        if rng.random() < 0.2:
+            caption += " " + general_sentence(rng)
+        text = f"[INST] {context}\n{w.choose(rng, w.PRETRAIN_DESCRIBE)} [/INST] {caption}</s>"
+    turns = 0
+    while not text or (style >= 0.4 and turns < 3):
         pair = question_and_answer(truth, rng)
         if pair:
-            before = f"{context}\n" if not turns else ""
-            turns.append(f"[INST] {before}{pair[0]} [/INST] {pair[1]}</s>")
-    return "".join(turns)
+            text += f"[INST] {context + chr(10) if not text else ''}{pair[0]} [/INST] {pair[1]}</s>"
+            turns += 1
+    return text, truth if marks else None
 
 
 def train_tokenizer(documents: int = 20_000) -> PreTrainedTokenizerFast:
@@ -153,7 +176,7 @@ def train_tokenizer(documents: int = 20_000) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     special = tuple(t for t in SPECIAL_TOKENS if t.startswith("[") or t == "</s>")
-    texts = (pretrain_text(rng) for _ in range(documents))
+    texts = (pretrain_text(rng)[0] for _ in range(documents))
     tokenizer.train_from_iterator((_without(text, special) for text in texts), trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -353,10 +376,16 @@ def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: 
     schedule = _schedule(optimizer, steps)
     with Progress("language model", steps, "steps") as progress:
         for step in range(steps):
-            texts = ["<s>" + pretrain_text(rng) for _ in range(batch)]
+            documents = [pretrain_text(rng, soft=True) for _ in range(batch)]
+            texts = ["<s>" + text for text, _ in documents]
             encoded = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
-            labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
-            embeddings = model.get_input_embeddings()(encoded.input_ids)
+            marks = encoded.input_ids == tokenizer.convert_tokens_to_ids("<image>")
+            labels = encoded.input_ids.masked_fill((encoded.attention_mask == 0) | marks, -100)
+            words = model.get_input_embeddings()
+            embeddings = words(encoded.input_ids).clone()
+            for row, (_, truth) in enumerate(documents):
+                if truth is not None:
+                    embeddings[row, marks[row]] = soft_words(truth, int(marks[row].sum()), tokenizer, words, rng)
             noise = torch.randn_like(embeddings) * embeddings.detach().std() * NOISE * torch.rand(len(texts), 1, 1)
             loss = model(inputs_embeds=embeddings + noise, attention_mask=encoded.attention_mask, labels=labels).loss
             _step(optimizer, schedule, loss, list(model.parameters()))
@@ -364,6 +393,17 @@ def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: 
             if step % 250 == 0:
                 print(f"step {step} loss {loss.item():.3f}", flush=True)
     return model.eval()
+
+
+def soft_words(
+    truth: Truth, slots: int, tokenizer: PreTrainedTokenizerFast, words: nn.Module, rng: np.random.Generator
+) -> Tensor:
+    """(slots, dim): in each slot a random mixture of the embeddings of the facts' words."""
+    text = "".join(f" {value}" for value in facts_of(truth))
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids[0]
+    shares = rng.dirichlet(np.full(len(ids), 0.5), slots)
+    mixed: Tensor = torch.from_numpy(shares).float() @ words(ids)
+    return mixed
 
 
 def reading_accuracy(model: MistralForCausalLM, tokenizer: PreTrainedTokenizerFast, count: int = 400) -> float:
@@ -406,8 +446,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "base")
     parser.add_argument("--only", choices=("vision_tower", "language_model"), help="remake one part")
     parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("--vision-steps", type=int, default=1_800)
-    parser.add_argument("--language-steps", type=int, default=2_600)
+    parser.add_argument("--vision-steps", type=int, default=1_200)
+    parser.add_argument("--language-steps", type=int, default=4_500)
     args = parser.parse_args()
     began = time.monotonic()
     tokenizer = train_tokenizer()

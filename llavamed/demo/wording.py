@@ -220,6 +220,76 @@ PRETRAIN_QUESTIONS: dict[str, tuple[str, ...]] = {
         "Does it have {x} {nouns}?",
     ),
 }  # fmt: skip
+# more questions are composed of an opening and what is asked; {np} is a noun phrase, {clause} a statement
+PRETRAIN_OPENINGS = {
+    "open": (
+        "What is {np}?", "Tell me {np}, please.", "Name {np}, please.", "Give me {np}.", "State {np} now.", "Say {np}.",
+        "Can you name {np}?", "Do you know {np}?", "Please write {np}.", "I want to know {np}.", "Report {np}.",
+        "{np}?", "{np}, please.", "Now name {np}.", "Would you give {np}?", "Would you tell me {np}?",
+        "By your reading, {np}?",
+    ),
+    "closed": (
+        "Do you think that {clause}?", "Can you confirm that {clause}?", "Is it right that {clause}?",
+        "{clause}, right?",
+        "{clause}. Is that so?", "Would you agree that {clause}?", "Would it be fair to say that {clause}?",
+        "Do we agree that {clause}?", "Does it seem to you that {clause}?", "Could one say {clause}?",
+        "I think {clause}. Yes or no?",
+    ),
+}  # fmt: skip
+PRETRAIN_ASKED: dict[str, tuple[str, ...]] = {
+    "modality_open": (
+        "the modality", "the kind of imaging", "the imaging technique", "the method used here", "the type of picture",
+        "how this picture was obtained", "which kind of picture was produced",
+    ),
+    "modality_closed": (
+        "this is {x}", "{x} was used", "we look at {x}", "one would call it {x}", "it was obtained by {x}",
+    ),
+    "organ_open": (
+        "the organ", "the part of the body", "the body part in the picture", "the anatomy we see",
+        "which organ we see",
+    ),
+    "organ_closed": (
+        "it is the {x}", "the {x} is seen", "we see the {x} here", "the picture has the {x}",
+        "the part shown is the {x}",
+    ),
+    "abnormal_closed": (
+        "something is abnormal", "it is abnormal", "we see an abnormality", "the picture looks abnormal",
+        "one would call it abnormal",
+        "anything here is abnormal",
+    ),
+    "finding_open": (
+        "the finding", "the abnormality", "the disease", "what is abnormal here", "which abnormality there is",
+    ),
+    "finding_closed": (
+        "{x} can be seen", "there is {x}", "you see {x} in the picture", "we have {x} here", "{x} is what you see",
+    ),
+    "side_open": (
+        "the side", "the side where it lies", "the side on which the {noun} is", "which side the {noun} is on",
+        "the side that it belongs to", "left or right for the {noun}",
+    ),
+    "side_closed": (
+        "it lies on the {x}", "the {noun} is on the {x} side", "it belongs to the {x} side",
+        "one would place it on the {x}",
+        "the {x} side has the {noun}",
+    ),
+    "size_open": (
+        "the size", "how large the {noun} is", "the size it has", "whether the {noun} is small or large",
+        "small or large for the {noun}",
+        "the size that you would call it",
+    ),
+    "size_closed": (
+        "it is {x}", "the {noun} is {x}", "the {noun} seems {x}", "one would call it {x}", "it does look {x}",
+    ),
+    "count_open": (
+        "the number", "how many {nouns} there are", "the count of {nouns}", "the number of {nouns} shown",
+        "your count of the {nouns}",
+        "how many {nouns} you count",
+    ),
+    "count_closed": (
+        "there are {x} {nouns}", "you count {x}", "{x} {nouns} are visible", "the count is {x}",
+        "we see {x} {nouns}",
+    ),
+}  # fmt: skip
 PRETRAIN_ANSWERS = {
     "open": (
         "{x}.", "It is {x}.", "The answer is {x}.", "I see {x}.", "This is {x}.", "That would be {x}.",
