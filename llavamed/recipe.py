@@ -109,7 +109,7 @@ class EvaluateSection(_Section):
 class DemoSection(_Section):
     """The phantom world's size; ignored by everything else."""
 
-    articles: int = Field(default=900, gt=0)
+    articles: int = Field(default=1200, gt=0)
     questions: int = Field(default=600, gt=0)
     image_size: int = Field(default=160, ge=32)  # pixels
 

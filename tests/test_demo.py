@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -156,19 +155,16 @@ def test_a_demo_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_demo_meets_its_bounds(tmp_path: Path) -> None:
-    """The figures of the README, at the demo's real size, in a process of its own."""
+    """The scores and the memory, at the demo's real size, in a process of its own (its time: benchmarks/demo.py)."""
     out = tmp_path / "out"
-    began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", "--out", out, "--json"], stdout=subprocess.PIPE
     )
     assert process.stdout is not None
     process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.monotonic() - began
     assert os.waitstatus_to_exitcode(status) == 0
     assert usage.ru_maxrss / 2**20 < 3.0, f"peak memory {usage.ru_maxrss / 2**20:.2f} GiB"
-    assert seconds < 6 * 60, f"{seconds:.0f} s"
 
     def score(row: str, name: str, control: str | None = None) -> float:
         body = json.loads((out / "eval" / "phantom" / row / "scores.json").read_text())

@@ -63,7 +63,7 @@ def test_a_file_extends_a_shipped_recipe_and_another_file(tmp_path: Path) -> Non
     settings = recipe.load(str(tmp_path / "mine.yaml"))
     assert settings.seed == 7
     assert settings.train.instruct is not None
-    assert (settings.train.instruct.epochs, settings.train.instruct.batch_size) == (5, 32)
+    assert (settings.train.instruct.epochs, settings.train.instruct.batch_size) == (5, 16)
 
 
 def test_a_recipe_that_extends_itself_is_an_error(tmp_path: Path) -> None:

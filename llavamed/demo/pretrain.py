@@ -50,6 +50,7 @@ IMAGE_SIZE, PATCH_SIZE, DRAWN_SIZE = 96, 16, 160  # pixels
 VOCABULARY = 1024
 NOISE = 0.3  # of the embeddings' standard deviation, at most
 FEATURE_LAYER = -2  # what LLaVA reads
+READ_PATCHES = 4  # of 36, drawn anew each step: what the captioner sees, so that every patch learns to tell the whole
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]")
 KINDS = ("modality", "organ", "finding", "side", "size", "count")
 
@@ -112,7 +113,7 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
     forms = w.FINDING_FORMS.get(truth.finding, (("finding", "findings"),))
     noun, nouns = forms[rng.integers(len(forms))]
     if name == "abnormal":
-        answer = w.choose(rng, w.PRETRAIN_ANSWERS["no" if truth.normal else "yes"][:3])
+        answer = w.choose(rng, w.PRETRAIN_ANSWERS["no" if truth.normal else "yes"][:1])
         return question, answer
     value = w.fact(truth, name)
     if form == "open":
@@ -126,8 +127,8 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
         right = bool(value) and rng.random() < 0.5
         shown = value if right else w.choose(rng, tuple(others))
         question = question.replace("{x}", w.candidate(name, shown))
-        answers = w.PRETRAIN_ANSWERS["yes" if right else "no"]
-        answer = w.choose(rng, answers if value else answers[:3])
+        wordings = w.PRETRAIN_ANSWERS["yes" if right else "no"]
+        answer = w.choose(rng, wordings if value else wordings[:1])
         answer = answer.format(x=w.candidate(name, value) if value else "", kind=name)
     return question.replace("{noun}", noun).replace("{nouns}", nouns), w.capital(answer)
 
@@ -140,7 +141,7 @@ def pretrain_text(rng: np.random.Generator, soft: bool = False) -> tuple[str, Tr
     """
     truth = sample(rng)
     style, kind = rng.random(), rng.random()
-    if style < 0.1:
+    if style < 0.05:
         return " ".join(
             [pretrain_caption(truth, rng), *(general_sentence(rng) for _ in range(rng.integers(0, 3)))]
         ), None
@@ -150,13 +151,13 @@ def pretrain_text(rng: np.random.Generator, soft: bool = False) -> tuple[str, Tr
     else:
         context = keywords(truth, rng) if kind < 0.8 else pretrain_caption(truth, rng)
     text = ""
-    if style < 0.4:
+    if style < 0.3:
         caption = pretrain_caption(truth, rng)
         if rng.random() < 0.2:
             caption += " " + general_sentence(rng)
         text = f"[INST] {context}\n{w.choose(rng, w.PRETRAIN_DESCRIBE)} [/INST] {caption}</s>"
     turns = 0
-    while not text or (style >= 0.4 and turns < 3):
+    while not text or (style >= 0.3 and turns < 3):
         pair = question_and_answer(truth, rng)
         if pair:
             text += f"[INST] {context + chr(10) if not text else ''}{pair[0]} [/INST] {pair[1]}</s>"
@@ -310,13 +311,33 @@ def train_tower(
             contrast = contrast + (target * target.clamp_min(1e-9).log()).sum(1).mean()  # 0 is perfect
             labels = facts.input_ids.masked_fill(facts.attention_mask == 0, -100)[:, 1:]
             caption = F.cross_entropy(
-                captioner(facts.input_ids, hidden[FEATURE_LAYER][:, 1:]).flatten(0, 1), labels.flatten()
+                captioner(facts.input_ids, hidden[FEATURE_LAYER][:, 1:][:, torch.randperm(36)[:READ_PATCHES]]).flatten(
+                    0, 1
+                ),
+                labels.flatten(),
             )
             _step(optimizer, schedule, contrast + 2 * caption, parameters)
             progress.advance(note=f"contrast {contrast.item():.3f}, caption {caption.item():.3f}")
             if step % 100 == 0:
                 print(f"step {step} contrast {contrast.item():.3f} caption {caption.item():.3f}", flush=True)
+    unit_features(tower, normalise(pictures[:256], processor))
     return tower.eval(), processor
+
+
+@torch.no_grad()
+def unit_features(tower: CLIPVisionModel, pixels: Tensor) -> None:
+    """Scale the residual stream so that the features which LLaVA reads have standard deviation 1.
+
+    Exact: every layer normalises what it reads, so dividing all that is written to the stream changes nothing else.
+    """
+    scale = tower(pixels, output_hidden_states=True).hidden_states[FEATURE_LAYER].std()
+    written = [
+        tower.pre_layrnorm,
+        *(m for layer in tower.encoder.layers for m in (layer.self_attn.out_proj, layer.mlp.fc2)),
+    ]
+    for module in written:
+        module.weight /= scale
+        module.bias /= scale
 
 
 @torch.no_grad()
@@ -372,7 +393,7 @@ def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: 
         pad_token_id=tokenizer.pad_token_id,
     )
     model = MistralForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = _schedule(optimizer, steps)
     with Progress("language model", steps, "steps") as progress:
         for step in range(steps):
@@ -380,19 +401,38 @@ def train_language_model(tokenizer: PreTrainedTokenizerFast, steps: int, batch: 
             texts = ["<s>" + text for text, _ in documents]
             encoded = tokenizer(texts, padding=True, return_tensors="pt", add_special_tokens=False)
             marks = encoded.input_ids == tokenizer.convert_tokens_to_ids("<image>")
-            labels = encoded.input_ids.masked_fill((encoded.attention_mask == 0) | marks, -100)
+            labels = encoded.input_ids.masked_fill(~answers(encoded.input_ids, tokenizer), -100)
             words = model.get_input_embeddings()
             embeddings = words(encoded.input_ids).clone()
             for row, (_, truth) in enumerate(documents):
                 if truth is not None:
                     embeddings[row, marks[row]] = soft_words(truth, int(marks[row].sum()), tokenizer, words, rng)
             noise = torch.randn_like(embeddings) * embeddings.detach().std() * NOISE * torch.rand(len(texts), 1, 1)
-            loss = model(inputs_embeds=embeddings + noise, attention_mask=encoded.attention_mask, labels=labels).loss
+            out = model(inputs_embeds=embeddings + noise, attention_mask=encoded.attention_mask, labels=labels)
+            loss, closed = out.loss, closed_accuracy(out.logits, labels, tokenizer)
             _step(optimizer, schedule, loss, list(model.parameters()))
-            progress.advance(note=f"loss {loss.item():.3f}")
-            if step % 250 == 0:
-                print(f"step {step} loss {loss.item():.3f}", flush=True)
+            progress.advance(note=f"loss {loss.item():.3f}, closed {closed:.2f}")
+            if step % 100 == 0:
+                print(f"step {step} loss {loss.item():.3f} closed {closed:.2f}", flush=True)
     return model.eval()
+
+
+def answers(ids: Tensor, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """(batch, tokens) bool: what the model is to say, from after [/INST] to </s>; all of a document without turns.
+
+    Contexts and questions are drawn at random: learning to predict them drowns what there is to learn.
+    """
+    begin, end = (ids == tokenizer.convert_tokens_to_ids(token) for token in ("[/INST]", "</s>"))
+    inside = begin.cumsum(1) > (end.cumsum(1) - end.long())
+    plain = ~begin.any(1, keepdim=True)
+    return ((inside & ~begin) | plain) & (ids != tokenizer.pad_token_id)
+
+
+def closed_accuracy(logits: Tensor, labels: Tensor, tokenizer: PreTrainedTokenizerFast) -> float:
+    """Share of the answers that begin with Yes or No, of a batch, whose first word is right."""
+    first = [tokenizer(f" {word}", add_special_tokens=False).input_ids[0] for word in ("Yes", "No")]
+    at = torch.isin(labels[:, 1:], torch.tensor(first))
+    return float((logits[:, :-1][at].argmax(-1) == labels[:, 1:][at]).float().mean())
 
 
 def soft_words(
@@ -447,7 +487,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("vision_tower", "language_model"), help="remake one part")
     parser.add_argument("--images", type=int, default=16_000)
     parser.add_argument("--vision-steps", type=int, default=1_200)
-    parser.add_argument("--language-steps", type=int, default=4_500)
+    parser.add_argument("--language-steps", type=int, default=3_000)
     args = parser.parse_args()
     began = time.monotonic()
     tokenizer = train_tokenizer()

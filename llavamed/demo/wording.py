@@ -291,13 +291,10 @@ PRETRAIN_ASKED: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 PRETRAIN_ANSWERS = {
-    "open": (
-        "{x}.", "It is {x}.", "The answer is {x}.", "I see {x}.", "This is {x}.", "That would be {x}.",
-        "We have {x} here.", "The {kind} is {x}.", "It has {x}.", "There is {x}.",
-    ),
-    "yes": ("Yes.", "Yes, it is.", "Yes, that is right.", "Yes, {x}.", "Yes, the {kind} is {x}.", "Yes, we see {x}."),
-    "no": ("No.", "No, it is not.", "No, that is not so.", "No, {x}.", "No, the {kind} is {x}.", "No, we see {x}."),
-}  # fmt: skip
+    "open": ("{x}.", "It is {x}.", "The {kind} is {x}.", "I see {x}.", "This is {x}."),
+    "yes": ("Yes.", "Yes, {x}.", "Yes, the {kind} is {x}."),
+    "no": ("No.", "No, {x}.", "No, the {kind} is {x}."),
+}
 PRETRAIN_DESCRIBE = (
     "Describe it.", "What do you see?", "Tell me what it shows.", "State the report.", "Write a caption.",
     "What is this about?",
