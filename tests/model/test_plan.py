@@ -65,7 +65,7 @@ def test_tiny_is_read_from_the_shipped_parts_and_equals_the_built_model() -> Non
 def test_a_data_file_is_measured(tmp_path: Path) -> None:
     conversation = Conversation("a", ("x",), (user("What is it?", images=1), assistant("A scan of the chest.")))
     write_jsonl(tmp_path / "data.jsonl", [conversation] * 70)
-    tiny = recipe.load("tiny", [f"train.align.data={tmp_path / 'data.jsonl'}"])
+    tiny = recipe.load("tiny", [f"train.align.data={tmp_path / 'data.jsonl'}", "train.align.batch_size=32"])
     align = plan(tiny).stages[0]
     encoded = chat.encode(parts.processor(tiny.model), conversation)
     assert align.examples == 70
@@ -106,7 +106,9 @@ def test_steps_are_those_that_the_trainer_makes(tmp_path: Path, epochs: float) -
     conversation = Conversation("a", (), (user("What is it?"), assistant("A scan.")))
     write_jsonl(tmp_path / "data.jsonl", [conversation] * 70)
     tiny = recipe.load("tiny", [f"train.align.data={tmp_path / 'data.jsonl'}", f"train.align.epochs={epochs}"])
-    assert plan(tiny).stages[0].steps == Schedule(np.full(70, 9), 32, 4096, seed=0, epochs=epochs).total
+    assert tiny.train.align is not None
+    batch_size = tiny.train.align.batch_size
+    assert plan(tiny).stages[0].steps == Schedule(np.full(70, 9), batch_size, 4096, seed=0, epochs=epochs).total
 
 
 def test_tables_are_whole_and_of_text() -> None:
