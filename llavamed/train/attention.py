@@ -7,7 +7,8 @@ tokens would be 256 million entries) but the list of their boundaries, `cu_seq_l
 * on CUDA, `torch.nn.attention.varlen` takes the boundaries as they are (FlashAttention's kernel, shipped
   inside torch);
 * elsewhere the row is split into documents and each goes through SDPA. Measured on a CPU against one
-  padded batch for all documents: two to three times as fast (docs/experiments.md). `split` and not slices: the gradient of n slices is n full-length tensors.
+  padded batch for all documents: two to three times as fast (docs/experiments.md). `split` and not
+  slices: the gradient of n slices is n full-length tensors.
 
 The function is registered with transformers under the name `packed_varlen`, so that the model classes stay
 as they are. No mask function is registered beside it: transformers then makes no mask at all. With any
