@@ -28,6 +28,18 @@ class Published:
     source: str
 
 
+PAPER = "Li et al. 2023, fine-tuning table"
+NOTEBOOK = "LLaVA-Med v1.0.0, run_eval_metrics.ipynb"
+
+
+def llava_med_rows(rows: Iterable[tuple[str, float, float, str, str]]) -> tuple[Published, ...]:
+    """Rows of (model, open recall, closed accuracy, how, source), both by the official scorer, run_eval_batch.py."""
+    return tuple(
+        Published(model, {"open_recall_official": recall, "closed_accuracy_official": closed}, how, source)
+        for model, recall, closed, how, source in rows
+    )
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """`images` is the folder below which each question's image lies; `prompt` wraps the question's text."""

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from llavamed.evaluate.benchmarks.benchmark import (
+    NOTEBOOK,
+    PAPER,
     Benchmark,
-    Published,
     data_file,
     is_closed,
+    llava_med_rows,
     read_rows,
     text_of,
     yes_no_options,
@@ -25,22 +27,17 @@ NAME = "slake"
 SPLITS = ("train", "validate", "test")
 ORIGIN = "from SLAKE 1.0 at www.med-vqa.com/slake, its images in imgs/<img_name>"
 
-_PAPER = "Li et al. 2023, fine-tuning table"
-_NOTEBOOK = "LLaVA-Med v1.0.0, run_eval_metrics.ipynb"
-# (model, open recall, closed accuracy, how, source); both by the official scorer, run_eval_batch.py
-_ROWS = (
-    ("LLaVA", 78.18, 63.22, "fine-tuned on the training split, 3 epochs", _PAPER),
-    ("LLaVA-Med (from LLaVA)", 83.08, 85.34, "fine-tuned on the training split", _PAPER),
-    ("LLaVA-Med (from Vicuna)", 84.71, 83.17, "fine-tuned on the training split", _PAPER),
-    ("LLaVA-Med (BioMed CLIP)", 87.11, 86.78, "fine-tuned on the training split", _PAPER),
-    ("LLaVA", 26.82, 50.24, "zero-shot", _NOTEBOOK),
-    ("LLaVA-Med stage 1 only", 18.55, 13.46, "zero-shot", _NOTEBOOK),
-    ("LLaVA-Med 60K-IM, 3 epochs", 39.17, 52.16, "zero-shot", _NOTEBOOK),
-    ("LLaVA-Med 60K-IM, BioMed CLIP", 39.73, 54.33, "zero-shot", _NOTEBOOK),
-)
-PUBLISHED = tuple(
-    Published(model, {"open_recall_official": recall, "closed_accuracy_official": closed}, how, source)
-    for model, recall, closed, how, source in _ROWS
+PUBLISHED = llava_med_rows(
+    (
+        ("LLaVA", 78.18, 63.22, "fine-tuned on the training split, 3 epochs", PAPER),
+        ("LLaVA-Med (from LLaVA)", 83.08, 85.34, "fine-tuned on the training split", PAPER),
+        ("LLaVA-Med (from Vicuna)", 84.71, 83.17, "fine-tuned on the training split", PAPER),
+        ("LLaVA-Med (BioMed CLIP)", 87.11, 86.78, "fine-tuned on the training split", PAPER),
+        ("LLaVA", 26.82, 50.24, "zero-shot", NOTEBOOK),
+        ("LLaVA-Med stage 1 only", 18.55, 13.46, "zero-shot", NOTEBOOK),
+        ("LLaVA-Med 60K-IM, 3 epochs", 39.17, 52.16, "zero-shot", NOTEBOOK),
+        ("LLaVA-Med 60K-IM, BioMed CLIP", 39.73, 54.33, "zero-shot", NOTEBOOK),
+    )
 )
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from llavamed.evaluate.benchmarks.benchmark import (
+    NOTEBOOK,
+    PAPER,
     Benchmark,
-    Published,
     data_file,
     is_closed,
+    llava_med_rows,
     read_rows,
     text_of,
     yes_no_options,
@@ -29,22 +31,17 @@ ORIGIN = "from the VQA-RAD dataset at osf.io/89kps, split as in LLaVA-Med (3,064
 # Slips of the dataset's annotators, which would otherwise be groups of their own.
 _SPELLING = {"ATRIB": "ATTRIB", "PRSE": "PRES"}
 
-_PAPER = "Li et al. 2023, fine-tuning table"
-_NOTEBOOK = "LLaVA-Med v1.0.0, run_eval_metrics.ipynb"
-# (model, open recall, closed accuracy, how, source); both by the official scorer, run_eval_batch.py
-_ROWS = (
-    ("LLaVA", 50.00, 65.07, "fine-tuned on the training split, 3 epochs", _PAPER),
-    ("LLaVA-Med (from LLaVA)", 61.52, 84.19, "fine-tuned on the training split", _PAPER),
-    ("LLaVA-Med (from Vicuna)", 64.39, 81.98, "fine-tuned on the training split", _PAPER),
-    ("LLaVA-Med (BioMed CLIP)", 64.75, 83.09, "fine-tuned on the training split", _PAPER),
-    ("LLaVA", 20.74, 59.19, "zero-shot", _NOTEBOOK),
-    ("LLaVA-Med stage 1 only", 15.27, 12.50, "zero-shot", _NOTEBOOK),
-    ("LLaVA-Med 60K-IM, 3 epochs", 28.23, 61.40, "zero-shot", _NOTEBOOK),
-    ("LLaVA-Med 60K-IM, BioMed CLIP", 37.84, 60.66, "zero-shot", _NOTEBOOK),
-)
-PUBLISHED = tuple(
-    Published(model, {"open_recall_official": recall, "closed_accuracy_official": closed}, how, source)
-    for model, recall, closed, how, source in _ROWS
+PUBLISHED = llava_med_rows(
+    (
+        ("LLaVA", 50.00, 65.07, "fine-tuned on the training split, 3 epochs", PAPER),
+        ("LLaVA-Med (from LLaVA)", 61.52, 84.19, "fine-tuned on the training split", PAPER),
+        ("LLaVA-Med (from Vicuna)", 64.39, 81.98, "fine-tuned on the training split", PAPER),
+        ("LLaVA-Med (BioMed CLIP)", 64.75, 83.09, "fine-tuned on the training split", PAPER),
+        ("LLaVA", 20.74, 59.19, "zero-shot", NOTEBOOK),
+        ("LLaVA-Med stage 1 only", 15.27, 12.50, "zero-shot", NOTEBOOK),
+        ("LLaVA-Med 60K-IM, 3 epochs", 28.23, 61.40, "zero-shot", NOTEBOOK),
+        ("LLaVA-Med 60K-IM, BioMed CLIP", 37.84, 60.66, "zero-shot", NOTEBOOK),
+    )
 )
 
 
