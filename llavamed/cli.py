@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from llavamed.errors import InputError
+from llavamed.progress import SPEAKS
 
 app = typer.Typer(
     name="llavamed",
@@ -188,8 +189,9 @@ def train(
     from llavamed.train.run import train as run_training
 
     made = run_training(settings, out, resume)
-    _funnel(made.counts, {}, as_json)
-    print(f"report: {out / 'report.html'}", file=sys.stderr)
+    if SPEAKS:
+        _funnel(made.counts, {}, as_json)
+        print(f"report: {out / 'report.html'}", file=sys.stderr)
 
 
 @app.command("eval")

@@ -8,6 +8,7 @@ job's output can be read while it runs.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -16,6 +17,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _LOG_EVERY_SECONDS = 5.0
+SPEAKS = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun started, one speaks for all
 
 
 def clock(seconds: float) -> str:
@@ -59,6 +61,8 @@ class Progress:
             self._write(f"{self.line()}, took {clock(elapsed)}", last=True)
 
     def _write(self, text: str, last: bool = False) -> None:
+        if not SPEAKS:
+            return
         sys.stderr.write(f"\r\x1b[2K{text}" + ("\n" if last else "") if self._live else text + "\n")
         sys.stderr.flush()
 

@@ -93,6 +93,7 @@ class TrainSection(_Section):
     adam_betas: tuple[float, float] = (0.9, 0.999)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
+    stuck_minutes: float = Field(default=10.0, gt=0)  # of several ranks: the run ends when one does nothing for so long
     dtype: Literal["float32", "bfloat16"] = "float32"
 
 

@@ -1,51 +1,72 @@
 """Checkpoints: a step that a run can go on from, or nothing.
 
-In: named tensors and the number of steps done. Out: a folder `step-00001234/` with `state.safetensors` and a
-manifest that holds its sha256 and the fingerprint of the stage. It is written aside, forced to the disk,
+In: named tensors and the number of steps done. Out: a folder `step-00001234/` with a safetensors file per rank and
+a manifest that holds their sha256 and the fingerprint of the stage. It is written aside, forced to the disk,
 and renamed: a folder with that name is whole. It is verified again before it is used, and a damaged one is
 reported and passed over for the one before.
 
-Nothing is pickled: safetensors and JSON cannot run code when they are opened.
+Written and read by PyTorch's distributed checkpoint, in its safetensors form: each rank writes what it holds, and a
+run on another number of ranks reads what it needs. Nothing is pickled: safetensors and JSON cannot run code when
+they are opened.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 
 from llavamed import manifest
 from llavamed.errors import InputError
+from llavamed.train.ranks import Ranks, whole
 
-_TENSORS = "state.safetensors"
 _NAME = re.compile(r"step-(\d{8})")
+_READ_BACK_BYTES = 2**30  # compared at a time
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, torch.Tensor], made_from: str, keep: int) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, torch.Tensor],
+    made_from: str,
+    keep: int,
+    ranks: Ranks | None = None,
+) -> Path:
     """Write the checkpoint of `step` steps done and remove all but the last `keep`.
 
-    `made_from` is the stage's fingerprint: `latest` finds only checkpoints of the same.
+    `made_from` is the stage's fingerprint: `latest` finds only checkpoints of the same. Every rank has to call.
     """
+    ranks = ranks or Ranks()
     final = folder / f"step-{step:08d}"
     aside = folder / f"{final.name}.tmp"
-    for old in (*folder.glob("step-*.tmp"), final):  # of saves that were killed
-        if old.exists():
-            shutil.rmtree(old)
-    aside.mkdir(parents=True)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, aside / _TENSORS)
-    _to_disk(aside / _TENSORS)
-    manifest.Manifest("checkpoint", inputs={"stage": made_from}, counts={"steps": step}).write(aside)
-    _to_disk(aside)
-    aside.rename(final)
-    _to_disk(folder)
-    for older in _found(folder)[keep:]:
-        shutil.rmtree(older)
+    if ranks.first:
+        for old in (*folder.glob("step-*.tmp"), final):  # of saves that were killed
+            if old.exists():
+                shutil.rmtree(old)
+        aside.mkdir(parents=True)
+    ranks.wait()
+    with _without_advice():
+        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
+    ranks.wait()
+    if ranks.first:
+        for path in aside.iterdir():
+            _to_disk(path)
+        manifest.Manifest("checkpoint", inputs={"stage": made_from}, counts={"steps": step}).write(aside)
+        _to_disk(aside)
+        aside.rename(final)
+        _to_disk(folder)
+        for older in _found(folder)[keep:]:
+            shutil.rmtree(older)
+    ranks.wait()
     return final
 
 
@@ -70,17 +91,45 @@ def latest(folder: Path, made_from: str) -> tuple[int, Path] | None:
 
 def restore(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Copy the checkpoint's tensors into the live ones, which must have the same names, shapes and dtypes."""
-    stored = load_file(path / _TENSORS)
+    reader = HuggingFaceStorageReader(str(path))
+    stored = reader.read_metadata().state_dict_metadata
     assert stored.keys() == tensors.keys(), sorted(stored.keys() ^ tensors.keys())[:4]
     for name, tensor in tensors.items():
-        assert (stored[name].shape, stored[name].dtype) == (tensor.shape, tensor.dtype), name
-        tensor.copy_(stored[name])
+        assert (stored[name].size, stored[name].properties.dtype) == (tensor.shape, tensor.dtype), name
+    with _without_advice():
+        dcp.load(dict(tensors), storage_reader=reader)
 
 
 def matches(path: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
     """True if the checkpoint holds exactly these tensors, bit for bit (NaN counts as different)."""
-    stored = load_file(path / _TENSORS)
-    return stored.keys() == tensors.keys() and all(torch.equal(stored[k], v.cpu()) for k, v in tensors.items())
+    if HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata.keys() != tensors.keys():
+        return False
+    same = True
+    for part in _parts(tensors):
+        read = {name: torch.empty_like(tensor) for name, tensor in part.items()}
+        with _without_advice():
+            dcp.load(read, storage_reader=HuggingFaceStorageReader(str(path)))
+        same &= all(torch.equal(whole(read[name]), whole(tensor)) for name, tensor in part.items())
+    return same
+
+
+def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors in parts of a bounded size, so that reading back does not double the memory."""
+    part: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if part and sum(t.nbytes for t in part.values()) + tensor.nbytes > _READ_BACK_BYTES:
+            yield part
+            part = {}
+        part[name] = tensor
+    yield part
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """A run in one process is meant; PyTorch would say so each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def _found(folder: Path) -> list[Path]:

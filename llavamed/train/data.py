@@ -156,8 +156,9 @@ def batches(
     first_step: int,
     loss: Literal["token", "example"],
     image_token_id: int,
+    rank: int = 0,
 ) -> Generator[tuple[Step, list[Future[Batch]]], None, None]:
-    """The steps from `first_step` to the last; the packs of a step as they become ready.
+    """The steps from `first_step` to the last; of each, this rank's packs as they become ready.
 
     A few packs are always being made ahead in threads; the order is the plan's, whatever their speed.
     """
@@ -168,12 +169,14 @@ def batches(
             for number in range(first_step, schedule.total):
                 step = schedule[number]
                 weights = step_weights(examples, step, loss)
-                packs = [pool.submit(make_batch, examples, pixels, pack, weights, image_token_id) for pack in step]
+                idle = (step[0][:1], dict.fromkeys(weights, 0.0))  # a rank without an example takes part with weight 0
+                mine = [(pack, weights) if pack else idle for pack in step[rank :: schedule.ranks]]
+                packs = [pool.submit(make_batch, examples, pixels, *one, image_token_id) for one in mine]
                 waiting.append((step, packs))
-                ahead += len(step)
-                while ahead > max(_PACKS_AHEAD, len(waiting[0][0])):
+                ahead += len(packs)
+                while ahead > max(_PACKS_AHEAD, len(waiting[0][1])):
                     ready = waiting.popleft()
-                    ahead -= len(ready[0])
+                    ahead -= len(ready[1])
                     yield ready
             while waiting:
                 yield waiting.popleft()

@@ -104,8 +104,11 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     embeddings = language_model.get_input_embeddings()(batch.input_ids)  # (T, dim)
     if batch.pixels is not None:
         features = image_features(model, batch.pixels).flatten(0, 1).to(embeddings.dtype)
-        assert len(features) == len(batch.image_positions), (features.shape, batch.image_positions.shape)
-        embeddings = embeddings.index_copy(0, batch.image_positions, features)
+        if len(batch.image_positions):
+            assert len(features) == len(batch.image_positions), (features.shape, batch.image_positions.shape)
+            embeddings = embeddings.index_copy(0, batch.image_positions, features)
+        else:  # `with_image`: the tower and the projector take part, and change nothing
+            embeddings = embeddings + 0 * features.sum()
     states: torch.Tensor = language_model(
         inputs_embeds=embeddings.unsqueeze(0),
         position_ids=batch.position_ids.unsqueeze(0),
@@ -118,7 +121,23 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
     return states
 
 
-def pack_loss(model: Any, batch: Batch) -> torch.Tensor:
-    """The pack's share of the step's loss: a float32 scalar with gradient."""
-    states = hidden_states(model, batch).index_select(0, batch.predict_from)
-    return weighted_cross_entropy(states, model.lm_head.weight, batch.targets, batch.weights)
+def with_image(batch: Batch, shape: tuple[int, int, int]) -> Batch:
+    """The batch, or if it has no image the same with a black one (of `shape`) that no token stands for.
+
+    Ranks that share the projector's gradient must all have one: where one rank's pack is text alone, the others would
+    wait for it forever.
+    """
+    return batch if batch.pixels is not None else replace(batch, pixels=torch.zeros(1, *shape))
+
+
+class PackLoss(torch.nn.Module):
+    """A model whose forward is a pack's share of the step's loss: what is sharded over ranks as one module."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """A float32 scalar with gradient."""
+        states = hidden_states(self.model, batch).index_select(0, batch.predict_from)
+        return weighted_cross_entropy(states, self.model.lm_head.weight, batch.targets, batch.weights)

@@ -11,7 +11,10 @@ The hard thing is that an interruption must leave no trace. All that a step depe
 step's number (the packs, the learning rate, the random seed) or is in the checkpoint (trained parameters,
 moments). So a run that was killed and resumed ends with the same bytes as one that was not, on the same
 machine with the same number of threads. On a GPU the attention kernel's backward adds in no fixed order, and
-two runs agree only to rounding.
+two runs agree only to rounding; so do runs on different numbers of ranks, which add the packs in another order.
+
+With several ranks (`ranks.py`) each does its own packs of every step. Weights of a step add up to 1 over all packs, so
+the sum over ranks is the step's gradient; PyTorch's sharding takes the mean, hence the factor `world`.
 
 Checkpoints are written by the clock, on SIGTERM (a batch system's notice: then exit code 0) and on Ctrl-C. One is
 written and read back before the first step, and the disk is measured, so that a run does not die at its last save.
@@ -50,9 +53,10 @@ from llavamed.recipe import StageSection, TrainSection
 from llavamed.train import checkpoint
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
-from llavamed.train.forward import Batch, pack_loss
+from llavamed.train.forward import Batch, PackLoss, with_image
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
+from llavamed.train.ranks import Ranks, shard, whole, widen
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -70,17 +74,19 @@ def run_stage(
     seed: int,
     made_from: Manifest,
     resume: bool = True,
+    ranks: Ranks | None = None,
 ) -> Manifest:
     """Train `assembled` in place and write the finished stage to `out`; returns its manifest.
 
     `made_from` says what the stage is made of (`run.stage_manifest`): checkpoints of anything else are not resumed.
     Raises InputError if the disk is too small, RuntimeError if loss or gradient stop being finite.
     """
-    schedule = Schedule(examples.lengths, stage.batch_size, train.tokens_per_pack, seed, stage.epochs)
-    run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule)
+    ranks = ranks or Ranks()
+    schedule = Schedule(examples.lengths, stage.batch_size, train.tokens_per_pack, seed, stage.epochs, ranks.world)
+    run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule, ranks)
     done = run.resume_or_begin(resume)
     model, token_id = assembled.model, assembled.model.config.image_token_id
-    source = batches(examples, pixels, schedule, done, stage.loss, token_id)
+    source = batches(examples, pixels, schedule, done, stage.loss, token_id, ranks.rank)
     title = f"train {name}"
     progress = Progress(title, schedule.examples_before(schedule.total), "examples", schedule.examples_before(done))
     saved = time.monotonic()
@@ -93,8 +99,10 @@ def run_stage(
             note = f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
             progress.advance(row["examples"], note)
             late = time.monotonic() - saved > 60 * train.checkpoint_minutes
+            late = stop.agree(ranks, late)
             if done < schedule.total and (late or stop.asked):
-                os.fsync(log.fileno())  # the log must reach as far as the checkpoint
+                if ranks.first:
+                    os.fsync(log.fileno())  # the log must reach as far as the checkpoint
                 run.save(done)
                 saved = time.monotonic()
                 stop.leave()
@@ -117,39 +125,50 @@ class _Run:
         fingerprint: str,
         examples: Examples,
         schedule: Schedule,
+        ranks: Ranks,
     ) -> None:
         self.assembled, self.name, self.stage, self.train, self.out = assembled, name, stage, train, out
         self.seed, self.fingerprint, self.examples, self.schedule = seed, fingerprint, examples, schedule
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.ranks, self.device = ranks, ranks.device
         self.autocast = train.dtype == "bfloat16"
         model: Any = assembled.model
-        self.parameters = trainable_parameters(model, stage.trains)
-        self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
+        trainable_parameters(model, stage.trains)  # freezes the rest
         self.folder_dtype = model.dtype
-        for parameter in self.trained:
-            parameter.data = parameter.data.float()
-        model.to(self.device).train()
+        model.train()
         if "vision_tower" not in stage.trains:
             model.model.vision_tower.eval()
+        self.loss = PackLoss(model)
+        if ranks.world > 1:
+            shard(self.loss, list(model.model.language_model.layers), ranks, self.autocast)
+        else:
+            widen(model)
+            model.to(self.device)
+        self.parameters = trainable_parameters(model, stage.trains)
+        self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
         self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas)
         self.state = training_state(self.parameters, self.optimizer)
 
     def resume_or_begin(self, resume: bool) -> int:
         """Steps already done. Leaves the folder as it was after exactly that many steps."""
         checkpoints = self.out / CHECKPOINTS
-        found = checkpoint.latest(checkpoints, self.fingerprint) if resume else None
+        found = checkpoint.latest(checkpoints, self.fingerprint) if resume and self.ranks.first else None
+        found = self.ranks.of_first(None if found is None else (found[0], str(found[1])))
         if found is not None:
             done, path = found
-            checkpoint.restore(path, self.state)
-            keep_metrics(self.out / METRICS, done)
-            if done:
-                print(f"train {self.name}: going on after step {done} of {self.schedule.total}", file=sys.stderr)
-            return done
-        self.out.mkdir(parents=True, exist_ok=True)
-        for stale in (checkpoints, self.out / MODEL):
-            shutil.rmtree(stale, ignore_errors=True)
-        (self.out / METRICS).unlink(missing_ok=True)
-        self._check_disk()
+            checkpoint.restore(Path(path), self.state)
+            if self.ranks.first:
+                keep_metrics(self.out / METRICS, done)
+                if done:
+                    print(f"train {self.name}: going on after step {done} of {self.schedule.total}", file=sys.stderr)
+            self.ranks.wait()
+            return int(done)
+        if self.ranks.first:
+            self.out.mkdir(parents=True, exist_ok=True)
+            for stale in (checkpoints, self.out / MODEL):
+                shutil.rmtree(stale, ignore_errors=True)
+            (self.out / METRICS).unlink(missing_ok=True)
+            self._check_disk()
+        self.ranks.wait()
         path = self.save(0)
         if not checkpoint.matches(path, self.state):
             raise RuntimeError(
@@ -159,10 +178,12 @@ class _Run:
         return 0
 
     def log(self) -> TextIO:
-        return (self.out / METRICS).open("a", encoding="utf-8")
+        return (self.out / METRICS if self.ranks.first else Path(os.devnull)).open("a", encoding="utf-8")
 
     def save(self, done: int) -> Path:
-        return checkpoint.save(self.out / CHECKPOINTS, done, self.state, self.fingerprint, self.train.keep_checkpoints)
+        self.ranks.doing(f"saving the checkpoint of step {done}")
+        keep = self.train.keep_checkpoints
+        return checkpoint.save(self.out / CHECKPOINTS, done, self.state, self.fingerprint, keep, self.ranks)
 
     def step(self, number: int, step: Step, packs: list[Future[Batch]]) -> dict[str, Any]:
         """One optimizer update; returns its line of metrics."""
@@ -171,23 +192,30 @@ class _Run:
         rates = set_rates(self.optimizer, rate_factor(number, self.schedule.total, self.stage))
         self.optimizer.zero_grad(set_to_none=True)
         losses = []
-        for future in packs:
-            batch = future.result().to(self.device)
+        for turn, future in enumerate(packs, 1):
+            where = f"pack {turn} of {len(packs)} of step {number + 1}"
+            self.ranks.doing(f"waiting for the data of {where}")
+            batch = future.result()
+            if self.ranks.world > 1:
+                batch = with_image(batch, self.image_shape)
+            batch = batch.to(self.device)
+            self.ranks.doing(f"in {where}")
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                loss = pack_loss(self.assembled.model, batch)
+                loss = self.loss(batch)
             if loss.requires_grad:  # in `align` a pack without images teaches the projector nothing
-                loss.backward()
+                (loss * self.ranks.world).backward()
             losses.append(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.train.clip_grad_norm)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.trained, self.train.clip_grad_norm))
         by_pack, grad_norm = torch.stack(losses).tolist(), norm.item()
-        self._check_finite(number, step, by_pack, grad_norm)
+        (step_loss,) = self.ranks.total([sum(by_pack)])
+        self._check_finite(number, step, by_pack, step_loss, grad_norm)
         self.optimizer.step()
         members = [index for pack in step for index in pack]
         tokens = int(self.examples.lengths[members].sum())
         seconds = time.perf_counter() - began
         return {
             "step": number + 1,
-            "loss": sum(by_pack),
+            "loss": step_loss,
             "grad_norm": grad_norm,
             "learning_rates": rates,
             "examples": len(members),
@@ -200,36 +228,69 @@ class _Run:
         }
 
     def finish(self, made_from: Manifest) -> Manifest:
-        model: Any = self.assembled.model
+        self.ranks.doing("gathering the model")
+        count = sum(parameter.numel() for parameter in self.trained)
         for parameter in self.trained:
             parameter.grad = None
-            parameter.data = parameter.data.to(self.folder_dtype)
-            parameter.requires_grad_(False)
         self.optimizer.state.clear()
         self.state = {}
-        model.to("cpu").eval()
-        model_folder.save(self.assembled, self.out / MODEL)
+        model = self._gathered()
+        if self.ranks.first:
+            model_folder.save(replace(self.assembled, model=model), self.out / MODEL)
+        self.ranks.wait()
         rows = read_metrics(self.out / METRICS)
         finished = replace(
             made_from,
             counts={
                 "steps": len(rows),
                 **{key: sum(row[key] for row in rows) for key in ("examples", "tokens", "supervised_tokens")},
-                "trainable_parameters": sum(parameter.numel() for parameter in self.trained),
+                "trainable_parameters": count,
             },
             seconds=sum(row["seconds"] for row in rows),
             extra={"first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]},
         )
-        finished.write(self.out)
-        drop_checkpoints(self.out)
+        if self.ranks.first:
+            finished.write(self.out)
+            drop_checkpoints(self.out)
+        self.ranks.wait()
         return finished
 
-    def _check_finite(self, number: int, step: Step, by_pack: list[float], grad_norm: float) -> None:
-        wrong = [pack for pack, loss in zip(step, by_pack, strict=True) if not np.isfinite(loss)]
-        if not wrong and np.isfinite(grad_norm):
+    def _gathered(self) -> Any:
+        """The trained model on the CPU, in the dtype of its folder; of a sharded one, on the first rank."""
+        model: Any = self.assembled.model
+        if self.ranks.world == 1:
+            for parameter in self.trained:
+                parameter.data = parameter.data.to(self.folder_dtype)
+                parameter.requires_grad_(False)
+            return model.to("cpu").eval()
+        tensors = {}
+        for name, tensor in model.state_dict().items():
+            full = whole(tensor).to("cpu", self.folder_dtype)
+            if self.ranks.first:
+                tensors[name] = full
+        with torch.device("meta"):
+            plain = type(model)(model.config)
+        if self.ranks.first:
+            plain.load_state_dict(tensors, assign=True)
+            plain.generation_config = model.generation_config
+        return plain.eval()
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        size = self.assembled.model.config.vision_config.image_size
+        return 3, size, size
+
+    def _check_finite(
+        self, number: int, step: Step, by_pack: list[float], step_loss: float, grad_norm: float
+    ) -> None:
+        """Every rank raises, or none; `by_pack` are this rank's packs, the other two numbers everyone's."""
+        if np.isfinite(step_loss) and np.isfinite(grad_norm):
             return
-        what = "loss" if wrong else "gradient"
-        ids = [self.examples.ids[index] for pack in (wrong or step) for index in pack]
+        what = "loss" if not np.isfinite(step_loss) else "gradient"
+        mine = step[self.ranks.rank :: self.ranks.world]
+        bad = [index for pack, loss in zip(mine, by_pack, strict=True) if not np.isfinite(loss) for index in pack]
+        wrong = [index for part in self.ranks.everyone(bad) for index in part]
+        ids = [self.examples.ids[index] for index in (wrong or [index for pack in step for index in pack])]
         listed = ", ".join(ids[:16]) + (f" and {len(ids) - 16} more" if len(ids) > 16 else "")
         raise RuntimeError(
             f"train {self.name}: the {what} of step {number + 1} is not finite, in the records {listed}. Look at these "
@@ -279,6 +340,15 @@ class _Stop:
     """Which signal asked the run to end, if any."""
 
     asked: int | None = None
+
+    def agree(self, ranks: Ranks, late: bool) -> bool:
+        """Learn of a signal that another rank got; return whether the first rank finds it late."""
+        if ranks.world == 1:
+            return late
+        told = [late and ranks.first, self.asked == signal.SIGTERM, self.asked == signal.SIGINT]
+        late, term, interrupt = (count > 0 for count in ranks.total([float(flag) for flag in told]))
+        self.asked = signal.SIGTERM if term else signal.SIGINT if interrupt else None
+        return late
 
     def leave(self) -> None:
         """Called once the checkpoint is on disk."""

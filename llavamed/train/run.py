@@ -38,6 +38,7 @@ from llavamed.recipe import ModelSection, Part, Recipe, StageSection, to_yaml
 from llavamed.train.data import Pixels, images_fingerprint, read_examples
 from llavamed.train.loop import MODEL, drop_checkpoints, run_stage
 from llavamed.train.page import write_page
+from llavamed.train.ranks import Ranks, join
 
 STAGES = ("align", "instruct", "finetune")
 UNTRAINED = "untrained"
@@ -51,7 +52,12 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
     `resume` false. Raises InputError naming the recipe key if data are missing or cannot be trained on, and if
     `out` holds the run of another recipe or anything else; all this before `out` is touched.
     """
-    out = Path(out)
+    with join(recipe.train.stuck_minutes) as ranks:
+        return _train(recipe, Path(out), resume, ranks)
+
+
+def _train(recipe: Recipe, out: Path, resume: bool, ranks: Ranks) -> Manifest:
+    """Every rank reads and trains; the first one writes."""
     present = [(name, stage) for name in STAGES if (stage := getattr(recipe.train, name)) is not None]
     if not present:
         raise InputError(f"recipe {recipe.name!r}: no stage to train; set one of train.{', train.'.join(STAGES)}")
@@ -69,24 +75,30 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
         inputs={name: stage_made_from.fingerprint for name, stage_made_from in wanted.items()},
     )
     done = {name for name in wanted if manifest.is_done(out / name, wanted[name])}
-    if len(done) < len(wanted) or not manifest.is_done(out, run) or not manifest.is_done(out / UNTRAINED, start):
+    whole = manifest.is_done(out, run) and manifest.is_done(out / UNTRAINED, start)
+    if len(done) < len(wanted) or not whole:
         first = next((number for number, name in enumerate(wanted) if name not in done), len(wanted))
         again = present[first:]  # what comes after a stage that is made again has to start from the new one
         processor = make_processor(recipe.model)
         sources: dict[str | None, Pixels] = {}  # stages that show the same folder share what was decoded
         examples = {}
+        ranks.doing("reading the records")
         for name, stage in again:  # all of them now: a bad record of the last stage must not wait for its turn
             images = None if stage.images is None else Path(stage.images)
             pixels = sources.setdefault(stage.images, Pixels(images, processor))
             examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
-        manifest.begin(out, run.stage)
-        manifest.write_atomic(out / model_folder.RECIPE, to_yaml(recipe))
-        for name, _ in again:
-            _tell_why(out / name, wanted[name])
-            manifest.begin(out / name, wanted[name].stage)
-        for name, _ in again[1:]:
-            drop_checkpoints(out / name)  # they go on from a model that is about to be replaced
-        previous = _untrained(recipe, out, start)
+        ranks.wait()  # nobody writes before everybody has looked
+        if ranks.first:
+            manifest.begin(out, run.stage)
+            manifest.write_atomic(out / model_folder.RECIPE, to_yaml(recipe))
+            for name, _ in again:
+                _tell_why(out / name, wanted[name])
+                manifest.begin(out / name, wanted[name].stage)
+            for name, _ in again[1:]:
+                drop_checkpoints(out / name)  # they go on from a model that is about to be replaced
+            _untrained(recipe, out, start)
+        ranks.wait()
+        previous = out / UNTRAINED
         for name, stage in present:
             folder = out / name
             if name in examples:
@@ -101,8 +113,9 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
                     recipe.seed,
                     wanted[name],
                     resume,
+                    ranks,
                 )
-            else:
+            elif ranks.first:
                 print(f"train {name}: finished already, skipped", file=sys.stderr)
                 drop_checkpoints(folder)
             previous = folder
@@ -112,10 +125,11 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
     }
     run.seconds = sum(body["seconds"] for body in finished.values())
     run.files = {model_folder.RECIPE: manifest.file_sha256(out / model_folder.RECIPE)}
-    if not manifest.is_done(out, run):
+    if ranks.first and not manifest.is_done(out, run):
         write_page(out, recipe, finished)
         run.files["report.html"] = manifest.file_sha256(out / "report.html")
         run.write(out, hash_files=False)  # every stage's manifest has the hashes of its own files
+    ranks.wait()
     return run
 
 
@@ -134,8 +148,8 @@ def stage_manifest(recipe: Recipe, name: str, stage: StageSection, starts_from: 
     return Manifest("stage", settings=settings, inputs=inputs)
 
 
-def _untrained(recipe: Recipe, out: Path, made_from: Manifest) -> Path:
-    """The model before any training, as a stage folder."""
+def _untrained(recipe: Recipe, out: Path, made_from: Manifest) -> None:
+    """Write the model before any training, as a stage folder."""
     folder = out / UNTRAINED
     if not manifest.is_done(folder, made_from):
         manifest.begin(folder, made_from.stage)
@@ -143,7 +157,6 @@ def _untrained(recipe: Recipe, out: Path, made_from: Manifest) -> Path:
         model_folder.save(build(recipe.model, recipe.seed, _dtype(recipe)), folder / MODEL)
         made_from.seconds = time.monotonic() - began
         made_from.write(folder)
-    return folder
 
 
 def _untrained_manifest(recipe: Recipe) -> Manifest:

@@ -47,7 +47,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
 ) -> None:
     checkpoint.save(tmp_path, 5, _tensors(5), "abc", keep=2)
     newest = checkpoint.save(tmp_path, 6, _tensors(6), "abc", keep=2)
-    tensors, described = newest / "state.safetensors", newest / "manifest.json"
+    tensors, described = next(newest.glob("*.safetensors")), newest / "manifest.json"
     data = tensors.read_bytes()
     if damage == "flipped byte":
         tensors.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -71,7 +71,7 @@ def test_an_interrupted_write_leaves_nothing_that_counts(tmp_path: Path) -> None
     asides = [tmp_path / f"step-0000000{step}.tmp" for step in (6, 9)]
     for aside in asides:
         aside.mkdir()
-        (aside / "state.safetensors").write_bytes(b"half")
+        (aside / "shard.safetensors").write_bytes(b"half")
     found = checkpoint.latest(tmp_path, "abc")
     assert found is not None
     assert found[0] == 5

@@ -12,7 +12,7 @@ from llavamed.errors import InputError
 from llavamed.model.parts import Assembled, trainable_parameters
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, make_batch, read_examples, step_weights
-from llavamed.train.forward import image_features, pack_loss
+from llavamed.train.forward import PackLoss, image_features
 from llavamed.train.pack import Step
 
 BATCH = tuple(range(8))
@@ -32,7 +32,7 @@ def _gradients(assembled: Assembled, read: tuple[Examples, Pixels], step: Step, 
     weights, total = step_weights(examples, step, loss), 0.0
     with packed(model):
         for pack in step:
-            value = pack_loss(model, make_batch(examples, pixels, pack, weights, model.config.image_token_id))
+            value = PackLoss(model)(make_batch(examples, pixels, pack, weights, model.config.image_token_id))
             if value.requires_grad:
                 value.backward()
             total += value.item()

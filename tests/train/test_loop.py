@@ -197,16 +197,16 @@ def test_checkpoints_are_there_until_the_stage_is_finished(
 def test_a_number_that_is_not_finite_stops_with_the_records_and_keeps_the_weights(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    original = loop.pack_loss
+    original = loop.PackLoss.forward
 
-    def poisoned(model: Any, batch: Any) -> torch.Tensor:
-        value = original(model, batch)
+    def poisoned(self: Any, batch: Any) -> torch.Tensor:
+        value = original(self, batch)
         if what == "loss":
             return value * float("nan")
-        weight = model.lm_head.weight[0, 0]
+        weight = self.model.lm_head.weight[0, 0]
         return value + (weight - weight.detach()).sqrt()  # adds 0, with an infinite slope
 
-    monkeypatch.setattr(loop, "pack_loss", poisoned)
+    monkeypatch.setattr(loop.PackLoss, "forward", poisoned)
     with pytest.raises(
         RuntimeError, match=rf"the {what} of step 1 is not finite, in the records .*c-red.*learning_rate"
     ):

@@ -1,0 +1,140 @@
+"""Real processes under torchrun, on the CPU with gloo: what they make is what one process makes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from llavamed.recipe import ModelSection
+from llavamed.train.loop import read_metrics
+from llavamed.train.ranks import join
+
+SECONDS = 240
+
+
+@pytest.fixture
+def recipe(parts: ModelSection, data: Path, images: Path, tmp_path: Path) -> Path:
+    """Both stages; three examples a step leave some packs without an image, and the last step with fewer than ranks."""
+    stage = {"data": str(data), "images": str(images), "epochs": 2, "batch_size": 7, "learning_rate": 3e-3}
+    tree = {
+        "name": "two-ranks",
+        "model": {"vision_tower": parts.vision_tower, "language_model": parts.language_model},
+        "train": {
+            "max_tokens": 128,
+            "tokens_per_pack": 64,
+            "align": stage,
+            "instruct": {**stage, "trains": ["projector", "language_model"]},
+        },
+    }
+    path = tmp_path / "two-ranks.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+# the command line with one accident in it: argv is what happens, then the command's own arguments
+WORKER = """
+import os, signal, sys, time
+from llavamed.cli import main
+from llavamed.train import loop
+
+accident, last_rank = sys.argv.pop(1), os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+step = loop._Run.step
+
+def step_with_accident(self, number, *rest):
+    if self.name == "instruct" and number == 1 and last_rank:
+        if accident == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif accident == "error":
+            raise OSError("the disk of this rank is gone")
+        elif accident == "stuck":
+            self.ranks.doing("waiting for a disk")
+            time.sleep(600)
+    return step(self, number, *rest)
+
+loop._Run.step = step_with_accident
+main()
+"""
+
+
+def train(recipe: Path, out: Path, ranks: int, accident: str = "none", *options: str) -> tuple[int, str]:
+    """Exit code and all that was said."""
+    worker = recipe.parent / "worker.py"
+    worker.write_text(WORKER)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks > 1 else []
+    done = subprocess.run(
+        [sys.executable, *launcher, str(worker), accident, "train", str(recipe), "--out", str(out), *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def assert_same(one: Path, other: Path) -> None:
+    for stage in ("align", "instruct"):
+        curves = [[row["loss"] for row in read_metrics(run / stage / "metrics.jsonl")] for run in (one, other)]
+        assert len(curves[0]) == 4
+        assert curves[0] == pytest.approx(curves[1], rel=1e-5)
+        before, after = (load_file(run / stage / "model" / "model.safetensors") for run in (one, other))
+        assert before.keys() == after.keys()
+        for name in before:
+            torch.testing.assert_close(before[name], after[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def alone(recipe: Path, tmp_path: Path) -> Path:
+    code, said = train(recipe, tmp_path / "alone", 1)
+    assert code == 0, said
+    return tmp_path / "alone"
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
+def test_ranks_train_what_one_process_does_also_when_stopped_and_resumed_on_another_number(
+    recipe: Path, alone: Path, tmp_path: Path, before: int, after: int
+) -> None:
+    """The signal reaches the last rank alone: all have to save and leave together, with exit code 0."""
+    out = tmp_path / "stopped"
+    code, said = train(recipe, out, before, "signal")
+    assert code == 0, said[-3000:]
+    assert (out / "instruct" / "checkpoints" / "step-00000002").is_dir()
+    code, said = train(recipe, out, after)
+    assert code == 0, said[-3000:]
+    assert said.count("going on after step 2 of 4") == 1
+    assert said.count("report: ") == 1
+    assert_same(alone, out)
+
+
+@pytest.mark.parametrize(
+    ("accident", "reason"),
+    [
+        ("error", r"rank 0 stops: rank 1 failed: OSError: the disk of this rank is gone"),
+        ("stuck", r"stops: rank 1 has been waiting for a disk for 0\.\d minutes; the others wait"),
+    ],
+)
+def test_a_rank_that_fails_or_hangs_ends_the_run_with_its_name_and_reason(
+    recipe: Path, tmp_path: Path, accident: str, reason: str
+) -> None:
+    began = time.monotonic()
+    code, said = train(recipe, tmp_path / "out", 2, accident, "--set", "train.stuck_minutes=0.1")
+    assert code not in (0, 2)
+    assert re.search(reason, said), said[-3000:]
+    assert time.monotonic() - began < 120
+
+
+def test_one_process_is_not_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join() as ranks:
+        assert (ranks.rank, ranks.world, ranks.first) == (0, 1, True)
+        assert ranks.total([1.5]) == [1.5]
+        assert ranks.everyone({"a": 1}) == [{"a": 1}]
+        assert not torch.distributed.is_initialized()
