@@ -81,6 +81,18 @@ class StageSection(_Section):
     loss: Literal["token", "example"] = "token"  # mean over the batch's tokens, or mean of per-example means
 
 
+class ValidationSection(_Section):
+    """What each stage measures on the way (train/validate.py). Held-out records are not trained on."""
+
+    every: int = Field(default=0, ge=0)  # optimizer steps; 0: never
+    held_out: int = Field(default=64, gt=0)  # records of each stage
+    samples: int = Field(default=4, ge=0)  # of them, answered each time
+    benchmark: str | None = None  # a small score on this benchmark ...
+    data: str | None = None  # ... read from this folder ...
+    questions: int = Field(default=64, gt=0)  # ... with its first so many questions
+    keep: Literal["last", "best"] = "last"  # which step's model the stage leaves, by held-out loss
+
+
 class TrainSection(_Section):
     """The curriculum: the stages that are present run in this order."""
 
@@ -93,6 +105,7 @@ class TrainSection(_Section):
     adam_betas: tuple[float, float] = (0.9, 0.999)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
+    validation: ValidationSection = ValidationSection()
     stuck_minutes: float = Field(default=10.0, gt=0)  # of several ranks: the run ends when one does nothing for so long
     dtype: Literal["float32", "bfloat16"] = "float32"
 

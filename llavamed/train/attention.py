@@ -101,10 +101,10 @@ AttentionInterface.register(NAME, packed_attention)
 
 
 @contextmanager
-def packed(model: Any) -> Iterator[None]:
-    """Within this block the language model of a LLaVA model attends by `packed_attention`."""
+def packed(model: Any, name: str = NAME) -> Iterator[None]:
+    """Within this block the language model of a LLaVA model attends by `packed_attention`, or by what `name` says."""
     before = model.config.text_config._attn_implementation
-    model.set_attn_implementation({"text_config": NAME})
+    model.set_attn_implementation({"text_config": name})
     try:
         yield
     finally:

@@ -40,13 +40,14 @@ def save(
     made_from: str,
     keep: int,
     ranks: Ranks | None = None,
+    spare: int | None = None,
 ) -> Path:
-    """Write the checkpoint of `step` steps done and remove all but the last `keep`.
+    """Write the checkpoint of `step` steps done and remove all but the last `keep` and that of step `spare`.
 
     `made_from` is the stage's fingerprint: `latest` finds only checkpoints of the same. Every rank has to call.
     """
     ranks = ranks or Ranks()
-    final = folder / f"step-{step:08d}"
+    final = at(folder, step)
     aside = folder / f"{final.name}.tmp"
     if ranks.first:
         for old in (*folder.glob("step-*.tmp"), final):  # of saves that were killed
@@ -65,9 +66,15 @@ def save(
         aside.rename(final)
         _to_disk(folder)
         for older in _found(folder)[keep:]:
-            shutil.rmtree(older)
+            if spare is None or older != at(folder, spare):
+                shutil.rmtree(older)
     ranks.wait()
     return final
+
+
+def at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of `step` steps done is."""
+    return folder / f"step-{step:08d}"
 
 
 def latest(folder: Path, made_from: str) -> tuple[int, Path] | None:

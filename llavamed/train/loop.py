@@ -3,6 +3,7 @@
 In: an assembled model, the stage's section of the recipe, and what it is made from. Out: a folder with
 
     metrics.jsonl    one line per optimizer step, without gaps or repeats, whatever happened in between
+    validation.jsonl, samples.jsonl    what `validate.py` measures on the way, if the recipe asks
     checkpoints/     the last few states to go on from; removed once the stage is finished
     model/           the trained model, a plain Hugging Face folder
     manifest.json    the stage is finished
@@ -45,7 +46,7 @@ import numpy as np
 import torch
 
 from llavamed.errors import InputError
-from llavamed.manifest import Manifest, write_atomic
+from llavamed.manifest import Manifest
 from llavamed.model import folder as model_folder
 from llavamed.model.parts import Assembled, trainable_parameters
 from llavamed.progress import Progress
@@ -57,6 +58,19 @@ from llavamed.train.forward import Batch, PackLoss, with_image
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
 from llavamed.train.ranks import Ranks, shard, whole, widen
+from llavamed.train.validate import (
+    SAMPLES,
+    VALIDATION,
+    Look,
+    Score,
+    answers,
+    append_rows,
+    best_step,
+    held_out_loss,
+    hold_out,
+    keep_rows,
+    read_rows,
+)
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
@@ -75,6 +89,7 @@ def run_stage(
     made_from: Manifest,
     resume: bool = True,
     ranks: Ranks | None = None,
+    score: Score | None = None,
 ) -> Manifest:
     """Train `assembled` in place and write the finished stage to `out`; returns its manifest.
 
@@ -82,8 +97,12 @@ def run_stage(
     Raises InputError if the disk is too small, RuntimeError if loss or gradient stop being finite.
     """
     ranks = ranks or Ranks()
+    look = None
+    if train.validation.every:
+        examples, held_out = hold_out(examples, train.validation.held_out, seed)
+        look = Look(held_out, pixels, train.validation, score)
     schedule = Schedule(examples.lengths, stage.batch_size, train.tokens_per_pack, seed, stage.epochs, ranks.world)
-    run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule, ranks)
+    run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule, ranks, look)
     done = run.resume_or_begin(resume)
     model, token_id = assembled.model, assembled.model.config.image_token_id
     source = batches(examples, pixels, schedule, done, stage.loss, token_id, ranks.rank)
@@ -98,9 +117,10 @@ def run_stage(
             done = number + 1
             note = f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
             progress.advance(row["examples"], note)
+            best = run.validate(done)
             late = time.monotonic() - saved > 60 * train.checkpoint_minutes
             late = stop.agree(ranks, late)
-            if done < schedule.total and (late or stop.asked):
+            if best or (done < schedule.total and (late or stop.asked)):
                 if ranks.first:
                     os.fsync(log.fileno())  # the log must reach as far as the checkpoint
                 run.save(done)
@@ -126,17 +146,16 @@ class _Run:
         examples: Examples,
         schedule: Schedule,
         ranks: Ranks,
+        look: Look | None,
     ) -> None:
         self.assembled, self.name, self.stage, self.train, self.out = assembled, name, stage, train, out
         self.seed, self.fingerprint, self.examples, self.schedule = seed, fingerprint, examples, schedule
-        self.ranks, self.device = ranks, ranks.device
+        self.ranks, self.device, self.look = ranks, ranks.device, look
         self.autocast = train.dtype == "bfloat16"
         model: Any = assembled.model
         trainable_parameters(model, stage.trains)  # freezes the rest
         self.folder_dtype = model.dtype
-        model.train()
-        if "vision_tower" not in stage.trains:
-            model.model.vision_tower.eval()
+        self._training()
         self.loss = PackLoss(model)
         if ranks.world > 1:
             shard(self.loss, list(model.model.language_model.layers), ranks, self.autocast)
@@ -157,7 +176,8 @@ class _Run:
             done, path = found
             checkpoint.restore(Path(path), self.state)
             if self.ranks.first:
-                keep_metrics(self.out / METRICS, done)
+                for name in (METRICS, VALIDATION, SAMPLES):
+                    keep_rows(self.out / name, done)
                 if done:
                     print(f"train {self.name}: going on after step {done} of {self.schedule.total}", file=sys.stderr)
             self.ranks.wait()
@@ -166,7 +186,8 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
             for stale in (checkpoints, self.out / MODEL):
                 shutil.rmtree(stale, ignore_errors=True)
-            (self.out / METRICS).unlink(missing_ok=True)
+            for name in (METRICS, VALIDATION, SAMPLES):
+                (self.out / name).unlink(missing_ok=True)
             self._check_disk()
         self.ranks.wait()
         path = self.save(0)
@@ -182,8 +203,48 @@ class _Run:
 
     def save(self, done: int) -> Path:
         self.ranks.doing(f"saving the checkpoint of step {done}")
-        keep = self.train.keep_checkpoints
-        return checkpoint.save(self.out / CHECKPOINTS, done, self.state, self.fingerprint, keep, self.ranks)
+        keep, folder = self.train.keep_checkpoints, self.out / CHECKPOINTS
+        return checkpoint.save(folder, done, self.state, self.fingerprint, keep, self.ranks, self.best())
+
+    def best(self) -> int | None:
+        """The step whose model the stage leaves, if that is not the last."""
+        wanted = self.look is not None and self.look.settings.keep == "best"
+        return best_step(read_rows(self.out / VALIDATION)) if wanted else None
+
+    def pack_loss(self, batch: Batch) -> torch.Tensor:
+        """This rank's pack, as a share of the loss that its weights add up to."""
+        if self.ranks.world > 1:
+            batch = with_image(batch, self.image_shape)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+            loss: torch.Tensor = self.loss(batch.to(self.device))
+        return loss
+
+    def validate(self, done: int) -> bool:
+        """Look at the held-out records if it is time; True if the model was never better and is to be kept."""
+        look, model = self.look, self.assembled.model
+        if look is None or not look.due(done, self.schedule.total):
+            return False
+        self.ranks.doing(f"validating after step {done}")
+        model.eval()
+        row: dict[str, Any] = {"step": done, "loss": held_out_loss(look, self)}
+        samples = []
+        if self.ranks.world == 1:
+            with packed(model, "sdpa"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+                samples = [{"step": done, **answer} for answer in answers(self.assembled, look)]
+                if look.score is not None:
+                    row["score_name"], row["score"] = look.score(self.assembled)
+        self._training()
+        if self.ranks.first:
+            append_rows(self.out / SAMPLES, samples)
+            append_rows(self.out / VALIDATION, [row])
+        self.ranks.wait()
+        return self.best() == done
+
+    def _training(self) -> None:
+        """Into training mode; what is frozen stays as it is at inference."""
+        self.assembled.model.train()
+        if "vision_tower" not in self.stage.trains:
+            self.assembled.model.model.vision_tower.eval()
 
     def step(self, number: int, step: Step, packs: list[Future[Batch]]) -> dict[str, Any]:
         """One optimizer update; returns its line of metrics."""
@@ -196,12 +257,8 @@ class _Run:
             where = f"pack {turn} of {len(packs)} of step {number + 1}"
             self.ranks.doing(f"waiting for the data of {where}")
             batch = future.result()
-            if self.ranks.world > 1:
-                batch = with_image(batch, self.image_shape)
-            batch = batch.to(self.device)
             self.ranks.doing(f"in {where}")
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                loss = self.loss(batch)
+            loss = self.pack_loss(batch)
             if loss.requires_grad:  # in `align` a pack without images teaches the projector nothing
                 (loss * self.ranks.world).backward()
             losses.append(loss.detach())
@@ -228,6 +285,9 @@ class _Run:
         }
 
     def finish(self, made_from: Manifest) -> Manifest:
+        best = self.best()
+        if best is not None and best < self.schedule.total:
+            checkpoint.restore(checkpoint.at(self.out / CHECKPOINTS, best), self.state)
         self.ranks.doing("gathering the model")
         count = sum(parameter.numel() for parameter in self.trained)
         for parameter in self.trained:
@@ -238,7 +298,7 @@ class _Run:
         if self.ranks.first:
             model_folder.save(replace(self.assembled, model=model), self.out / MODEL)
         self.ranks.wait()
-        rows = read_metrics(self.out / METRICS)
+        rows = read_rows(self.out / METRICS)
         finished = replace(
             made_from,
             counts={
@@ -247,7 +307,11 @@ class _Run:
                 "trainable_parameters": count,
             },
             seconds=sum(row["seconds"] for row in rows),
-            extra={"first_loss": rows[0]["loss"], "last_loss": rows[-1]["loss"]},
+            extra={
+                "first_loss": rows[0]["loss"],
+                "last_loss": rows[-1]["loss"],
+                **({"model_of_step": best} if best is not None else {}),
+            },
         )
         if self.ranks.first:
             finished.write(self.out)
@@ -280,9 +344,7 @@ class _Run:
         size = self.assembled.model.config.vision_config.image_size
         return 3, size, size
 
-    def _check_finite(
-        self, number: int, step: Step, by_pack: list[float], step_loss: float, grad_norm: float
-    ) -> None:
+    def _check_finite(self, number: int, step: Step, by_pack: list[float], step_loss: float, grad_norm: float) -> None:
         """Every rank raises, or none; `by_pack` are this rank's packs, the other two numbers everyone's."""
         if np.isfinite(step_loss) and np.isfinite(grad_norm):
             return
@@ -318,21 +380,6 @@ class _Run:
 def drop_checkpoints(out: Path) -> None:
     """The largest files of a stage, and of no use once it is finished or what it starts from is replaced."""
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; a last line that was cut short by a crash is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else ():
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
-    return rows
-
-
-def keep_metrics(path: Path, steps: int) -> None:
-    """Forget the steps after `steps`: they are about to be done again."""
-    rows = [row for row in read_metrics(path) if row["step"] <= steps]
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 @dataclass

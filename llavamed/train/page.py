@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from llavamed.progress import clock
 from llavamed.recipe import Recipe
 from llavamed.report import Page, new_figure
-from llavamed.train.loop import METRICS, read_metrics
+from llavamed.train.loop import METRICS
+from llavamed.train.validate import read_rows
 
 _COLUMNS = (
     "stage", "trains", "steps", "examples", "tokens", "supervised", "parameters", "time",
@@ -32,7 +33,7 @@ _OTHER_CURVES = (
 
 def write_page(out: Path, recipe: Recipe, finished: Mapping[str, Mapping[str, Any]]) -> None:
     """Write `out`/report.html from the stages' manifests and metrics."""
-    metrics = {name: read_metrics(out / name / METRICS) for name in finished}
+    metrics = {name: read_rows(out / name / METRICS) for name in finished}
     tokens = sum(body["counts"]["tokens"] for body in finished.values())
     seconds = sum(body["seconds"] for body in finished.values())
     page = Page(

@@ -39,24 +39,27 @@ from llavamed.train.data import Pixels, images_fingerprint, read_examples
 from llavamed.train.loop import MODEL, drop_checkpoints, run_stage
 from llavamed.train.page import write_page
 from llavamed.train.ranks import Ranks, join
+from llavamed.train.validate import Score
 
 STAGES = ("align", "instruct", "finetune")
 UNTRAINED = "untrained"
-_ALSO_DECIDES = {"max_tokens", "tokens_per_pack", "clip_grad_norm", "adam_betas", "dtype"}  # keys of `train`
+# keys of `train`
+_ALSO_DECIDES = {"max_tokens", "tokens_per_pack", "clip_grad_norm", "adam_betas", "dtype", "validation"}
 
 
-def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
+def train(recipe: Recipe, out: Path, resume: bool = True, score: Score | None = None) -> Manifest:
     """Run the stages that the recipe has, in order; returns the run's manifest.
 
+    `score` is asked for its number at each validation (`evaluate.run.small_score` makes one of a benchmark).
     Finished stages are skipped. An unfinished one goes on from its last checkpoint, or is begun anew with
     `resume` false. Raises InputError naming the recipe key if data are missing or cannot be trained on, and if
     `out` holds the run of another recipe or anything else; all this before `out` is touched.
     """
     with join(recipe.train.stuck_minutes) as ranks:
-        return _train(recipe, Path(out), resume, ranks)
+        return _train(recipe, Path(out), resume, score, ranks)
 
 
-def _train(recipe: Recipe, out: Path, resume: bool, ranks: Ranks) -> Manifest:
+def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: Ranks) -> Manifest:
     """Every rank reads and trains; the first one writes."""
     present = [(name, stage) for name in STAGES if (stage := getattr(recipe.train, name)) is not None]
     if not present:
@@ -114,6 +117,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, ranks: Ranks) -> Manifest:
                     wanted[name],
                     resume,
                     ranks,
+                    score,
                 )
             elif ranks.first:
                 print(f"train {name}: finished already, skipped", file=sys.stderr)

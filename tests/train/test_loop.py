@@ -21,7 +21,8 @@ from llavamed.model.parts import Assembled, build
 from llavamed.recipe import ModelSection, StageSection, TrainSection
 from llavamed.train import loop
 from llavamed.train.data import Pixels, read_examples
-from llavamed.train.loop import keep_metrics, read_metrics, run_stage
+from llavamed.train.loop import run_stage
+from llavamed.train.validate import keep_rows, read_rows
 
 TRAIN = TrainSection(max_tokens=128, tokens_per_pack=64)
 TIMED = {"seconds", "tokens_per_second", "peak_memory_mb"}
@@ -49,7 +50,7 @@ def _train(assembled: Assembled, section: StageSection, train: TrainSection, *re
 
 def _curve(out: Path) -> list[dict[str, Any]]:
     """The metrics but for what a clock or the machine decides."""
-    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_metrics(out / "metrics.jsonl")]
+    return [{k: v for k, v in row.items() if k not in TIMED} for row in read_rows(out / "metrics.jsonl")]
 
 
 def _weights(out: Path) -> bytes:
@@ -71,7 +72,7 @@ def _stop_at(monkeypatch: pytest.MonkeyPatch, step: int, action: Callable[[], No
 
 def test_a_stage_leaves_metrics_model_and_manifest(run: Run, tmp_path: Path) -> None:
     made = run(tmp_path)
-    rows = read_metrics(tmp_path / "metrics.jsonl")
+    rows = read_rows(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(1, 11))
     assert {row["examples"] for row in rows} == {4}
     assert all(0 < row["fill"] <= 1 for row in rows)
@@ -140,7 +141,7 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_the_same(
         assert caught.value.code == 0  # type: ignore[attr-defined]
     assert signal.getsignal(number) is before
     assert (tmp_path / "resumed" / "checkpoints" / "step-00000005").is_dir()
-    assert len(read_metrics(tmp_path / "resumed" / "metrics.jsonl")) == 5
+    assert len(read_rows(tmp_path / "resumed" / "metrics.jsonl")) == 5
     monkeypatch.undo()
     run(tmp_path / "resumed")
     assert _curve(tmp_path / "resumed") == _curve(tmp_path / "straight")
@@ -218,7 +219,7 @@ def test_a_full_disk_is_found_before_the_first_step(run: Run, tmp_path: Path, mo
     monkeypatch.setattr(loop.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"GB free.*keep_checkpoints"):
         run(tmp_path)
-    assert read_metrics(tmp_path / "metrics.jsonl") == []
+    assert read_rows(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_model_that_cannot_be_saved_and_read_back_does_not_start(
@@ -272,6 +273,6 @@ def _colour(assembled: Assembled, image: Path) -> str:
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"step": step}) + "\n" for step in range(1, 6)) + '{"st')
-    keep_metrics(path, 3)
-    assert [row["step"] for row in read_metrics(path)] == [1, 2, 3]
-    assert np.array_equal([row["step"] for row in read_metrics(tmp_path / "absent")], [])
+    keep_rows(path, 3)
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3]
+    assert np.array_equal([row["step"] for row in read_rows(tmp_path / "absent")], [])

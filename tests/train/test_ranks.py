@@ -15,8 +15,8 @@ import yaml
 from safetensors.torch import load_file
 
 from llavamed.recipe import ModelSection
-from llavamed.train.loop import read_metrics
 from llavamed.train.ranks import join
+from llavamed.train.validate import read_rows
 
 SECONDS = 240
 
@@ -82,7 +82,7 @@ def train(recipe: Path, out: Path, ranks: int, accident: str = "none", *options:
 
 def assert_same(one: Path, other: Path) -> None:
     for stage in ("align", "instruct"):
-        curves = [[row["loss"] for row in read_metrics(run / stage / "metrics.jsonl")] for run in (one, other)]
+        curves = [[row["loss"] for row in read_rows(run / stage / "metrics.jsonl")] for run in (one, other)]
         assert len(curves[0]) == 4
         assert curves[0] == pytest.approx(curves[1], rel=1e-5)
         before, after = (load_file(run / stage / "model" / "model.safetensors") for run in (one, other))
