@@ -5,6 +5,7 @@ In: an assembled model, the stage's section of the recipe, and what it is made f
     metrics.jsonl    one line per optimizer step, without gaps or repeats, whatever happened in between
     checkpoints/     the last few states to go on from; removed once the stage is finished
     model/           the trained model, a plain Hugging Face folder
+    adapter/         with `lora`: what was trained, without its base (lora.py)
     manifest.json    the stage is finished
 
 The hard thing is that an interruption must leave no trace. All that a step depends on is a function of the
@@ -44,10 +45,10 @@ import torch
 from llavamed.errors import InputError
 from llavamed.manifest import Manifest, write_atomic
 from llavamed.model import folder as model_folder
-from llavamed.model.parts import Assembled, trainable_parameters
+from llavamed.model.parts import Assembled
 from llavamed.progress import Progress
 from llavamed.recipe import StageSection, TrainSection
-from llavamed.train import checkpoint
+from llavamed.train import checkpoint, lora
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.forward import Batch, pack_loss
@@ -123,13 +124,14 @@ class _Run:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.autocast = train.dtype == "bfloat16"
         model: Any = assembled.model
-        self.parameters = trainable_parameters(model, stage.trains)
+        self.folder_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+        self.parameters = lora.trainable(assembled, stage, seed)
         self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
         self.folder_dtype = model.dtype
         for parameter in self.trained:
             parameter.data = parameter.data.float()
         model.to(self.device).train()
-        if "vision_tower" not in stage.trains:
+        if "vision_tower" not in stage.trained_parts:
             model.model.vision_tower.eval()
         self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas)
         self.state = training_state(self.parameters, self.optimizer)
@@ -146,7 +148,7 @@ class _Run:
                 print(f"train {self.name}: going on after step {done} of {self.schedule.total}", file=sys.stderr)
             return done
         self.out.mkdir(parents=True, exist_ok=True)
-        for stale in (checkpoints, self.out / MODEL):
+        for stale in (checkpoints, self.out / MODEL, self.out / lora.FOLDER):
             shutil.rmtree(stale, ignore_errors=True)
         (self.out / METRICS).unlink(missing_ok=True)
         self._check_disk()
@@ -201,6 +203,8 @@ class _Run:
 
     def finish(self, made_from: Manifest) -> Manifest:
         model: Any = self.assembled.model
+        if self.stage.lora is not None:
+            lora.finish(self.assembled, self.stage, self.out / lora.FOLDER, made_from)
         for parameter in self.trained:
             parameter.grad = None
             parameter.data = parameter.data.to(self.folder_dtype)
@@ -238,8 +242,7 @@ class _Run:
 
     def _check_disk(self) -> None:
         state = sum(tensor.nbytes for tensor in self.state.values())
-        model = sum(tensor.nbytes for tensor in self.assembled.model.state_dict().values())
-        needed = (self.train.keep_checkpoints + 1) * state + model
+        needed = (self.train.keep_checkpoints + (1 if self.stage.lora is None else 2)) * state + self.folder_bytes
         free = shutil.disk_usage(self.out).free
         if free < needed:
             raise InputError(
