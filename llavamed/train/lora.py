@@ -320,6 +320,8 @@ def _read_about(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: no {_ABOUT}, so llavamed did not make it; merge it with peft itself") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error}); copy the adapter again") from None
+    if not isinstance(body, dict) or not {"folder", "model", "dtype", "sha256"} <= body.get("base", {}).keys():
+        raise InputError(f"{path}: does not say what the base is; copy the adapter again")
     return body
 
 
