@@ -4,7 +4,7 @@ LoRA (Hu et al., arXiv:2106.09685) freezes a matrix W and trains W + (alpha / ra
 B `rank` columns and starts at zero: gradients and moments are kept for A and B alone. QLoRA (Dettmers et al.,
 arXiv:2305.14314) keeps the frozen W in 4 bits ("nf4") besides. Here peft puts the adapters on every linear layer of
 the part's attention and MLP, and bitsandbytes quantises those of the language model, never the vision tower or the
-projector, which are small and suffer most. Both run on CUDA and on the CPU.
+projector, which are small. Both libraries run on CUDA and on the CPU; the tests ran on the CPU alone.
 
 In: an assembled model and the stage's section. Out, beside the stage's `model/`:
 
@@ -18,8 +18,9 @@ tokenizer, the chat template. The sha256 is over the base's tensors and not its 
 or put together again from the hub is recognised, and a wrong one is refused, naming the part.
 
 `model/` has the adapters merged in: a plain folder, which later stages, `eval` and `serve` use as any other. The sum
-is taken in float32 and rounded once. After QLoRA it goes into the unquantised W, read again from the folder
-that the stage started from: a better matrix than the one the adapters saw, and not the same one.
+is taken in float32 and rounded once. After QLoRA it goes into the unquantised W, read again from the folder that
+the stage started from, so that the adapter fits the published base; that is not quite the model that was trained
+(docs/experiments.md has the difference).
 """
 
 from __future__ import annotations
