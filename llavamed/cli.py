@@ -194,6 +194,21 @@ def train(
         print(f"report: {out / 'report.html'}", file=sys.stderr)
 
 
+@app.command()
+def merge(
+    adapter: Annotated[Path, typer.Argument(help="An adapter folder, or the stage that made it.")],
+    out: Out = Path("merged"),
+    base: Annotated[Path | None, typer.Option(help="The model it was trained on, where it is not found.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put an adapter into its base: a plain model folder, with the proof that both answer alike."""
+    from llavamed.train.lora import merge_folder
+
+    made = merge_folder(adapter, out, base)
+    row = [str(out), made.base, made.adapters, made.difference, made.largest]
+    _table(["model", "base", "adapters", "logits differ by", "largest logit"], [row], as_json)
+
+
 @app.command("eval")
 def evaluate(
     model: ModelName,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from llavamed.errors import InputError
 
@@ -65,12 +65,30 @@ class InstructSection(_Section):
     turns: int = Field(default=4, gt=0)  # questions per conversation at most
 
 
+class LoraSection(_Section):
+    """Parts that train through low-rank adapters. The defaults are LLaVA's, whose rates are 2e-4, projector 2e-5."""
+
+    parts: tuple[Literal["language_model", "vision_tower"], ...] = Field(default=("language_model",), min_length=1)
+    rank: int = Field(default=128, gt=0)
+    alpha: int = Field(default=256, gt=0)  # what an adapter adds is scaled by alpha / rank
+    dropout: float = Field(default=0.05, ge=0, lt=1)  # of an adapter's input; 0 saves memory
+    quantize: Literal["none", "nf4"] = "none"  # nf4: the language model's frozen layers are kept in 4 bits (QLoRA)
+
+    @field_validator("quantize")
+    @classmethod
+    def _quantizes_what_is_adapted(cls, value: str, info: ValidationInfo) -> str:
+        if value != "none" and "language_model" not in info.data.get("parts", ("language_model",)):
+            raise ValueError("only the language model is quantised, and it is not in lora.parts")
+        return value
+
+
 class StageSection(_Section):
     """One training stage. `batch_size` counts examples per optimizer step over all ranks."""
 
     data: str | None = None  # conversations .jsonl; set by `llavamed run` when the recipe makes its own
     images: str | None = None  # a corpus folder, or a folder of image files
-    trains: tuple[Part, ...] = Field(default=("projector",), min_length=1)
+    lora: LoraSection | None = None  # its parts train by adapters
+    trains: tuple[Part, ...] = ("projector",)  # in full
     learning_rate: float = Field(default=1e-3, gt=0)
     projector_learning_rate: float | None = None  # default: learning_rate
     epochs: float = Field(default=1.0, gt=0)
@@ -79,6 +97,26 @@ class StageSection(_Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     loss: Literal["token", "example"] = "token"  # mean over the batch's tokens, or mean of per-example means
+
+    @field_validator("trains")
+    @classmethod
+    def _trains_once(cls, value: tuple[Part, ...], info: ValidationInfo) -> tuple[Part, ...]:
+        lora = info.data.get("lora")
+        if lora is None:
+            if not value and "lora" in info.data:
+                raise ValueError("name at least one part")
+            return value
+        twice = [part for part in value if part in lora.parts]
+        if twice:
+            raise ValueError(f"{twice[0]} is in lora.parts too; leave it out here, it trains by its adapters")
+        if "language_model" in value:
+            raise ValueError("with the language model trained in full there is little to save; leave lora out")
+        return value
+
+    @property
+    def trained_parts(self) -> tuple[Part, ...]:
+        """Those that train, in full or by adapters."""
+        return (*self.trains, *(self.lora.parts if self.lora else ()))
 
 
 class ValidationSection(_Section):

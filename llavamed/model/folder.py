@@ -64,6 +64,7 @@ _OTHER_LAYOUTS = (
 _COMPUTED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
 RECIPE = "recipe.yaml"  # of a run
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name for it
 STAGES_LAST_FIRST = ("finetune", "instruct", "align")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -74,6 +75,7 @@ class Assembled:
 
     model: LlavaForConditionalGeneration
     processor: LlavaProcessor
+    folder: Path | None = None  # where it was loaded from
 
 
 def disk_name(name: str) -> str:
@@ -98,15 +100,21 @@ def memory_name(name: str) -> str:
 
 def save(assembled: Assembled, path: Path, shard_bytes: int = SHARD_BYTES) -> None:
     """Write the folder aside and rename it into place; a folder already there is replaced whole."""
-    path = Path(path)
+    with replaced(Path(path)) as aside:
+        _write_weights(assembled.model, aside, shard_bytes)
+        _write_config(assembled, aside)
+        write_processor(assembled.processor, aside)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """An empty folder to write; at the end of the block it is on the disk and in the place of `path`."""
     aside, old = (path.with_name(f".{path.name}.{suffix}") for suffix in ("tmp", "old"))
     for leftover in (aside, old):  # of a save that was killed
         if leftover.exists():
             shutil.rmtree(leftover)
     aside.mkdir(parents=True)
-    _write_weights(assembled.model, aside, shard_bytes)
-    _write_config(assembled, aside)
-    _write_processor(assembled.processor, aside)
+    yield aside
     for file in aside.iterdir():
         _flush(file)
     if path.exists():
@@ -137,6 +145,8 @@ def find(path: Path) -> Path:
         if not _is_finished(path):
             raise InputError(f"{path}: an unfinished stage; train on, or give its model folder to use it as it is")
         return path / "model"
+    if (path / ADAPTER_CONFIG).is_file():
+        raise InputError(f"{path}: an adapter, not a model; make one of it with `llavamed merge {path}`")
     raise InputError(f"{path}: no config.json, so no model is here; give a model, stage or run folder")
 
 
@@ -180,7 +190,7 @@ def load(path: Path, dtype: torch.dtype | None = None) -> Assembled:
             f"{folder}: its tokenizer has {len(processor.tokenizer)} tokens, its embedding {rows} rows; "
             "the two are not of one model"
         )
-    return Assembled(model.eval(), processor)
+    return Assembled(model.eval(), processor, folder)
 
 
 @contextlib.contextmanager
@@ -241,7 +251,8 @@ def _write_config(assembled: Assembled, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def _write_processor(processor: LlavaProcessor, folder: Path) -> None:
+def write_processor(processor: LlavaProcessor, folder: Path) -> None:
+    """The files that `read_processor` reads, and those that other loaders do."""
     processor.save_pretrained(folder)
     settings = _read_json(folder / "tokenizer_config.json")
     for key in ("is_local", "local_files_only", "name_or_path"):  # how it was loaded here, not what it is
@@ -264,7 +275,11 @@ def read_config(folder: Path) -> LlavaConfig:
 
 def load_processor(path: Path) -> LlavaProcessor:
     """The processor of a folder as `load` gives it, without reading weights."""
-    folder = find(path)
+    return read_processor(find(path))
+
+
+def read_processor(folder: Path) -> LlavaProcessor:
+    """The processor whose files lie in exactly this folder."""
     for file, hint in (
         ("processor_config.json", "copy it from where the model was made"),
         ("tokenizer.json", "save the tokenizer with transformers' AutoTokenizer, which writes it"),

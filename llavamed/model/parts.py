@@ -51,6 +51,7 @@ __all__ = [
     "Assembled",
     "build",
     "init_folder",
+    "linear_layers",
     "llava_config",
     "locate",
     "processor",
@@ -129,6 +130,15 @@ def trainable_parameters(
         if trains:
             chosen[part][name] = parameter
     return chosen
+
+
+def linear_layers(model: LlavaForConditionalGeneration, part: Part) -> dict[str, nn.Linear]:
+    """The linear layers in a part's transformer blocks (attention and MLP) by name in memory: what LoRA adapts."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and ".layers." in name and name.startswith(PREFIXES[part])
+    }
 
 
 def processor(section: ModelSection) -> LlavaProcessor:

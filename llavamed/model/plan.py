@@ -14,7 +14,8 @@ What is counted and what is estimated:
   matrices a token passes; causal attention and the output layer at supervised tokens on top.
 - Memory is an estimate. Weights, gradients and AdamW's moments follow from how the trainer keeps them; saved
   activations were measured on one Mistral layer in bfloat16 without recomputation (137 KiB per token and layer
-  with frozen weights, 197 KiB with trained ones) and are scaled with the layer's width and the dtype.
+  with frozen weights, 197 KiB with trained ones) and are scaled with the layer's width and the dtype. Adapters
+  keep the input of the layers they stand on, as trained weights do; with dropout, a copy and a mask for each.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ _CHARACTERS_PER_TOKEN = 3.55  # Mistral's tokenizer on LLaVA-Med's captions
 _MEASURED = 256  # examples whose tokens are counted, evenly spaced over the file
 _ACTIVATION_KIB = {"frozen": 137.0, "trained": 197.0}  # per token and layer, of the layer in the next line, bfloat16
 _ACTIVATION_WIDTH = 4096 + 14336
+_NF4_BYTES = 4.127 / 8  # a weight with its share of the scales (QLoRA, section 3)
 _CHUNK_LOGITS = 2**24  # the most logits that train/loss.py holds at a time
 
 
@@ -97,7 +99,7 @@ class StagePlan:
     """One stage. Token counts are means per example; `memory` maps what to bytes; `flops` is for the whole stage."""
 
     name: str
-    trains: tuple[Part, ...]
+    trains: tuple[str, ...]  # parts; "LoRA on" those that train by adapters
     trainable: int  # parameters
     examples: int
     epochs: float
@@ -242,22 +244,23 @@ def _stage(
     recipe: Recipe, name: str, stage: StageSection, model: LlavaForConditionalGeneration, gpu_bytes: float
 ) -> StagePlan:
     examples, image_tokens, text_tokens, supervised, source = _tokens(recipe, name, stage, model)
-    trainable = sum(
+    full = sum(
         parameter.numel()
         for named in parts.trainable_parameters(model, stage.trains).values()
         for parameter in named.values()
     )
+    adapters = _adapters(model, stage)
     tokens = image_tokens + text_tokens
     images = image_tokens / model.config.image_seq_length
     pack = round(min(recipe.train.tokens_per_pack, stage.batch_size * tokens))
-    memory = _memory(model, stage, recipe.train.dtype, trainable, pack, pack * supervised / tokens)
+    memory = _memory(model, stage, recipe.train.dtype, full, adapters, pack, pack * supervised / tokens)
     per_token = memory["activations"] / pack
     state = sum(memory.values()) - per_token * pack
     steps_per_epoch = math.ceil(examples / stage.batch_size)
     return StagePlan(
         name=name,
-        trains=stage.trains,
-        trainable=trainable,
+        trains=(*stage.trains, *(f"LoRA on {part}" for part in (stage.lora.parts if stage.lora else ()))),
+        trainable=full + adapters,
         examples=examples,
         epochs=stage.epochs,
         batch_size=stage.batch_size,
@@ -266,11 +269,21 @@ def _stage(
         supervised_tokens=supervised,
         source=source,
         steps=max(1, round(stage.epochs * steps_per_epoch)),
-        flops=examples * stage.epochs * _flops(model, stage.trains, tokens, supervised, images),
+        flops=examples
+        * stage.epochs
+        * (_flops(model, stage.trains, tokens, supervised, images) + 6 * adapters * tokens),
         memory=memory,
         pack_tokens=pack,
         pack_tokens_that_fit=max(0, int((gpu_bytes - state) / per_token) // 128 * 128),
     )
+
+
+def _adapters(model: LlavaForConditionalGeneration, stage: StageSection) -> int:
+    """Parameters of the stage's adapters: two matrices a layer, between its width and the rank."""
+    if stage.lora is None:
+        return 0
+    layers = [layer for part in stage.lora.parts for layer in parts.linear_layers(model, part).values()]
+    return sum(stage.lora.rank * (layer.in_features + layer.out_features) for layer in layers)
 
 
 def _tokens(
@@ -336,7 +349,8 @@ def _memory(
     model: LlavaForConditionalGeneration,
     stage: StageSection,
     dtype: str,
-    trainable: int,
+    full: int,
+    adapters: int,
     pack: int,
     supervised: float,
 ) -> dict[str, float]:
@@ -344,13 +358,20 @@ def _memory(
     under bfloat16, autocast makes a copy of it to multiply with. `pack` and `supervised` are tokens."""
     width = {"float32": 4, "bfloat16": 2}[dtype]
     text = model.config.text_config
-    frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
-    kib = _ACTIVATION_KIB["trained" if "language_model" in stage.trains else "frozen"]
+    trainable = full + adapters
+    frozen = sum(parameter.numel() for parameter in model.parameters()) - full
+    linear = parts.linear_layers(model, "language_model").values()
+    quantized = sum(layer.weight.numel() for layer in linear) if stage.lora and stage.lora.quantize == "nf4" else 0
+    kib = _ACTIVATION_KIB["trained" if "language_model" in stage.trained_parts else "frozen"]
     per_token_layer = kib * 1024 * (text.hidden_size + text.intermediate_size) / _ACTIVATION_WIDTH * width / 2
+    if stage.lora and stage.lora.dropout and "language_model" in stage.lora.parts:
+        per_token_layer += sum(layer.in_features for layer in linear) / text.num_hidden_layers * (width + 1)
     # the loss takes a chunk at a time: the product in its own width, in float32, and its softmax in float32
     chunk = min(supervised, max(1, _CHUNK_LOGITS // text.vocab_size)) * text.vocab_size
     return {
-        "weights": float(frozen * width + trainable * (4 if width == 4 else 4 + width)),
+        "weights": (frozen - quantized) * width
+        + quantized * _NF4_BYTES
+        + float(trainable * (4 if width == 4 else 4 + width)),
         "gradients": float(trainable * 4),
         "AdamW": float(trainable * 8),
         "activations": per_token_layer * text.num_hidden_layers * pack,

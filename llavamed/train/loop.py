@@ -6,6 +6,7 @@ In: an assembled model, the stage's section of the recipe, and what it is made f
     validation.jsonl, samples.jsonl    what `validate.py` measures on the way, if the recipe asks
     checkpoints/     the last few states to go on from; removed once the stage is finished
     model/           the trained model, a plain Hugging Face folder
+    adapter/         with `lora`: what was trained, without its base (lora.py)
     manifest.json    the stage is finished
 
 The hard thing is that an interruption must leave no trace. All that a step depends on is a function of the
@@ -48,10 +49,10 @@ import torch
 from llavamed.errors import InputError
 from llavamed.manifest import Manifest
 from llavamed.model import folder as model_folder
-from llavamed.model.parts import Assembled, trainable_parameters
+from llavamed.model.parts import Assembled
 from llavamed.progress import Progress
 from llavamed.recipe import StageSection, TrainSection
-from llavamed.train import checkpoint
+from llavamed.train import checkpoint, lora
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.forward import Batch, PackLoss, with_image
@@ -153,16 +154,18 @@ class _Run:
         self.ranks, self.device, self.look = ranks, ranks.device, look
         self.autocast = train.dtype == "bfloat16"
         model: Any = assembled.model
-        trainable_parameters(model, stage.trains)  # freezes the rest
+        self.folder_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+        self.parameters = lora.trainable(assembled, stage, seed)  # freezes the rest
         self.folder_dtype = model.dtype
         self._training()
         self.loss = PackLoss(model)
         if ranks.world > 1:
             shard(self.loss, list(model.model.language_model.layers), ranks, self.autocast)
+            now = dict(model.named_parameters())
+            self.parameters = {part: {name: now[name] for name in named} for part, named in self.parameters.items()}
         else:
             widen(model)
             model.to(self.device)
-        self.parameters = trainable_parameters(model, stage.trains)
         self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
         self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas)
         self.state = training_state(self.parameters, self.optimizer)
@@ -184,7 +187,7 @@ class _Run:
             return int(done)
         if self.ranks.first:
             self.out.mkdir(parents=True, exist_ok=True)
-            for stale in (checkpoints, self.out / MODEL):
+            for stale in (checkpoints, self.out / MODEL, self.out / lora.FOLDER):
                 shutil.rmtree(stale, ignore_errors=True)
             for name in (METRICS, VALIDATION, SAMPLES):
                 (self.out / name).unlink(missing_ok=True)
@@ -243,7 +246,7 @@ class _Run:
     def _training(self) -> None:
         """Into training mode; what is frozen stays as it is at inference."""
         self.assembled.model.train()
-        if "vision_tower" not in self.stage.trains:
+        if "vision_tower" not in self.stage.trained_parts:
             self.assembled.model.model.vision_tower.eval()
 
     def step(self, number: int, step: Step, packs: list[Future[Batch]]) -> dict[str, Any]:
@@ -294,9 +297,15 @@ class _Run:
             parameter.grad = None
         self.optimizer.state.clear()
         self.state = {}
-        model = self._gathered()
+        assembled = self._gathered()
         if self.ranks.first:
-            model_folder.save(replace(self.assembled, model=model), self.out / MODEL)
+            if self.stage.lora is not None:
+                lora.finish(assembled, self.stage, self.out / lora.FOLDER, made_from)
+            for parameter in assembled.model.parameters():
+                parameter.data = parameter.data.to(self.folder_dtype)
+                parameter.requires_grad_(False)
+            assembled.model.to("cpu").eval()
+            model_folder.save(assembled, self.out / MODEL)
         self.ranks.wait()
         rows = read_rows(self.out / METRICS)
         finished = replace(
@@ -319,25 +328,16 @@ class _Run:
         self.ranks.wait()
         return finished
 
-    def _gathered(self) -> Any:
-        """The trained model on the CPU, in the dtype of its folder; of a sharded one, on the first rank."""
-        model: Any = self.assembled.model
+    def _gathered(self) -> Assembled:
+        """The trained model in one piece; of a sharded one, on the first rank."""
         if self.ranks.world == 1:
-            for parameter in self.trained:
-                parameter.data = parameter.data.to(self.folder_dtype)
-                parameter.requires_grad_(False)
-            return model.to("cpu").eval()
-        tensors = {}
-        for name, tensor in model.state_dict().items():
-            full = whole(tensor).to("cpu", self.folder_dtype)
-            if self.ranks.first:
-                tensors[name] = full
-        with torch.device("meta"):
-            plain = type(model)(model.config)
-        if self.ranks.first:
-            plain.load_state_dict(tensors, assign=True)
-            plain.generation_config = model.generation_config
-        return plain.eval()
+            return self.assembled
+        assert self.assembled.folder is not None
+        again = model_folder.load(self.assembled.folder, self.folder_dtype)
+        for part, named in lora.trainable(again, self.stage, self.seed).items():
+            for name, parameter in named.items():
+                parameter.data = whole(self.parameters[part][name]).cpu()  # every rank has to ask
+        return again
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -361,8 +361,7 @@ class _Run:
 
     def _check_disk(self) -> None:
         state = sum(tensor.nbytes for tensor in self.state.values())
-        model = sum(tensor.nbytes for tensor in self.assembled.model.state_dict().values())
-        needed = (self.train.keep_checkpoints + 1) * state + model
+        needed = (self.train.keep_checkpoints + (1 if self.stage.lora is None else 2)) * state + self.folder_bytes
         free = shutil.disk_usage(self.out).free
         if free < needed:
             raise InputError(

@@ -60,13 +60,18 @@ def _row(name: str, body: Mapping[str, Any]) -> list[str]:
     counts, seconds = body["counts"], body["seconds"]
     return [
         name,
-        ", ".join(part.replace("_", " ") for part in body["settings"]["trains"]),
+        _trains(body["settings"]),
         *(f"{counts[key]:,}" for key in ("steps", "examples", "tokens", "supervised_tokens", "trainable_parameters")),
         clock(seconds),
         f"{counts['tokens'] / max(seconds, 1e-9):,.0f}",
         f"{body['extra']['first_loss']:.3f}",
         f"{body['extra']['last_loss']:.3f}",
     ]
+
+
+def _trains(settings: Mapping[str, Any]) -> str:
+    lora = settings.get("lora") or {"parts": ()}
+    return ", ".join([*settings["trains"], *(f"LoRA on {part}" for part in lora["parts"])]).replace("_", " ")
 
 
 def _loss_figure(name: str, rows: list[dict[str, Any]]) -> Any:

@@ -35,6 +35,7 @@ from llavamed.model import folder as model_folder
 from llavamed.model.parts import build, init_folder, locate
 from llavamed.model.parts import processor as make_processor
 from llavamed.recipe import ModelSection, Part, Recipe, StageSection, to_yaml
+from llavamed.train import lora
 from llavamed.train.data import Pixels, images_fingerprint, read_examples
 from llavamed.train.loop import MODEL, drop_checkpoints, run_stage
 from llavamed.train.page import write_page
@@ -66,6 +67,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
         raise InputError(f"recipe {recipe.name!r}: no stage to train; set one of train.{', train.'.join(STAGES)}")
     for name, stage in present:
         _check_paths(name, stage)
+        lora.require(stage.lora)
     _check_recipe(recipe, out)
     start = _untrained_manifest(recipe)
     wanted: dict[str, Manifest] = {}
@@ -149,7 +151,7 @@ def stage_manifest(recipe: Recipe, name: str, stage: StageSection, starts_from: 
         **stage.model_dump(exclude={"data", "images"}),
         **recipe.train.model_dump(include=_ALSO_DECIDES),
     }
-    return Manifest("stage", settings=settings, inputs=inputs)
+    return Manifest("stage", settings=settings, inputs=inputs, extra={"model": recipe.model.model_dump(mode="json")})
 
 
 def _untrained(recipe: Recipe, out: Path, made_from: Manifest) -> None:
