@@ -65,6 +65,16 @@ class InstructSection(_Section):
     turns: int = Field(default=4, gt=0)  # questions per conversation at most
 
 
+class LoraSection(_Section):
+    """Low-rank adapters instead of the whole weights of `parts`."""
+
+    rank: int = Field(default=128, gt=0)
+    alpha: float = Field(default=256, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    parts: tuple[Part, ...] = ("language_model",)
+    quantize: Literal["none", "nf4"] = "none"  # how the frozen weights under the adapters are kept
+
+
 class StageSection(_Section):
     """One training stage. `batch_size` counts examples per optimizer step over all ranks."""
 
@@ -79,6 +89,7 @@ class StageSection(_Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     loss: Literal["token", "example"] = "token"  # mean over the batch's tokens, or mean of per-example means
+    lora: LoraSection | None = None  # train adapters of these parts, not the parts themselves
 
 
 class TrainSection(_Section):
@@ -94,6 +105,9 @@ class TrainSection(_Section):
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    optimizer_state: Literal["float32", "bfloat16", "int8"] = "float32"  # how AdamW's two moments are kept
+    recompute: Literal["none", "selective", "full"] = "none"  # activations: keep all, the products, the layers' inputs
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # beside metrics.jsonl
 
 
 class EvaluateSection(_Section):
