@@ -9,7 +9,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-EXTRAS = {"serve": ("fastapi", "gradio", "uvicorn")}  # extra -> the modules that show it is installed
+EXTRAS = {  # extra -> the modules that show it is installed
+    "serve": ("fastapi", "gradio", "uvicorn"),
+    "track": ("tensorboard", "wandb", "mlflow", "trackio"),
+}
 
 
 def examine(folder: Path = Path()) -> list[list[str]]:

@@ -59,7 +59,7 @@ def adapters(model: LlavaForConditionalGeneration, lora: LoraSection | None) -> 
     blocks: dict[Part, torch.nn.Module] = {
         "projector": model.model.multi_modal_projector,
         "language_model": model.model.language_model.layers,
-        "vision_tower": model.model.vision_tower.encoder.layers,
+        "vision_tower": _tower_layers(model),
     }
     return {
         part: sum(lora.rank * sum(m.weight.shape) for m in blocks[part].modules() if isinstance(m, torch.nn.Linear))
@@ -75,10 +75,10 @@ def count(model: LlavaForConditionalGeneration, stage: StageSection) -> Flops:
     language_model = 2 * matrices(model.model.language_model.layers) * passes["language_model"]
     head = 2 * text.vocab_size * text.hidden_size * passes["language_model"]
 
-    patches = model.config.image_seq_length + parts.TOWERS[vision.model_type][1]
+    patches = model.config.image_seq_length + parts.TOWERS.get(vision.model_type, (None, 0))[1]
     layer = model.config.vision_feature_layer
     used = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
-    tower = 2 * matrices(model.model.vision_tower.encoder.layers) / vision.num_hidden_layers * used * patches
+    tower = 2 * matrices(_tower_layers(model)) / vision.num_hidden_layers * used * patches
     tower += 4 * vision.hidden_size * patches**2 * used
     tower_trains = "vision_tower" in whole or "vision_tower" in adapted
     tower *= passes["vision_tower"] if tower_trains else 1
@@ -98,6 +98,12 @@ def count(model: LlavaForConditionalGeneration, stage: StageSection) -> Flops:
 def recomputed(model: LlavaForConditionalGeneration, tokens: float, pairs: float) -> float:
     """What `train.recompute: full` repeats: the forward pass of the language model's layers."""
     return 2 * matrices(model.model.language_model.layers) * tokens + _attention(model.config.text_config) * pairs
+
+
+def _tower_layers(model: LlavaForConditionalGeneration) -> torch.nn.Module:
+    tower = model.model.vision_tower
+    layers: torch.nn.Module = getattr(tower, "encoder", tower).layers
+    return layers
 
 
 def _attention(text: Any) -> float:

@@ -38,6 +38,7 @@ from llavamed.recipe import ModelSection, Part, Recipe, StageSection, to_yaml
 from llavamed.train.data import Pixels, images_fingerprint, read_examples
 from llavamed.train.loop import MODEL, drop_checkpoints, run_stage
 from llavamed.train.page import write_page
+from llavamed.train.track import check as check_trackers
 
 STAGES = ("align", "instruct", "finetune")
 UNTRAINED = "untrained"
@@ -57,6 +58,7 @@ def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
         raise InputError(f"recipe {recipe.name!r}: no stage to train; set one of train.{', train.'.join(STAGES)}")
     for name, stage in present:
         _check_paths(name, stage)
+    check_trackers(recipe.train.trackers)
     _check_recipe(recipe, out)
     start = _untrained_manifest(recipe)
     wanted: dict[str, Manifest] = {}
