@@ -89,7 +89,7 @@ class Meter:
             "tokens_per_second": round(tokens / seconds, 1),
             "supervised_tokens_per_second": round(supervised / seconds, 1),
             "examples_per_second": round(len(members) / seconds, 2),
-            "tflops_per_second": round(work / seconds / 1e12, 4),
+            "tflops_per_second": float(f"{work / seconds / 1e12:.6g}"),
             "mfu": None if self._peak is None else round(work / seconds / self._peak, 4),
             "peak": self._peak_name,
             "peak_memory_mb": round(self._peak_memory_mb(), 1),

@@ -25,12 +25,14 @@ from llavamed.train.loop import METRICS, read_metrics
 VALIDATION = "validation.jsonl"
 SAMPLES = "samples.jsonl"
 _COLUMNS = (
-    "stage", "trains", "steps", "examples", "tokens", "supervised", "parameters", "time",
-    "tokens/s", "TFLOP/s", "MFU", "fill", "first loss", "last loss",
+    "stage", "trains", "steps", "examples", "tokens", "supervised", "parameters", "first loss", "last loss",
 )  # fmt: skip
-_STAGES_TEXT = (
-    "Supervised: tokens that have loss. Parameters: those that are trained. TFLOP/s: useful work, without what is "
-    "recomputed. Fill: how full the packs of a step are beside its fullest."
+_SPEED_COLUMNS = (
+    "stage", "time", "tokens/s", "supervised/s", "examples/s", "TFLOP/s", "MFU", "fill", "memory, GiB",
+)  # fmt: skip
+_STAGES_TEXT = "Supervised: tokens that have loss. Parameters: those that are trained."
+_SPEED_TEXT = (
+    "TFLOP/s: useful work, without what is recomputed. Fill: how full the packs of a step are beside its fullest."
 )
 _LOSS_TEXT = (
     "Cross-entropy of the supervised tokens, in nats; the line is the mean over the last twentieth of the stage."
@@ -50,7 +52,7 @@ _OTHER_CURVES: tuple[tuple[str, str, tuple[str, ...], float], ...] = (
         1e-3,
     ),
     ("examples per second", "", ("examples_per_second",), 1.0),
-    ("work", "Useful TFLOP per second.", ("tflops_per_second",), 1.0),
+    ("TFLOP per second", "Useful work.", ("tflops_per_second",), 1.0),
     ("fill", "The packs of a step beside its fullest, in percent.", ("fill",), 100.0),
     ("memory", "Peak so far, GiB.", ("peak_memory_mb",), 1 / 1024),
 )
@@ -74,7 +76,10 @@ def write_page(out: Path, recipe: Recipe, finished: Mapping[str, Mapping[str, An
             "tokens per second": f"{tokens / max(seconds, 1e-9):,.0f}",
         },
     )
-    page.table("Stages", _COLUMNS, [_row(name, body, metrics[name]) for name, body in finished.items()], _STAGES_TEXT)
+    page.table("Stages", _COLUMNS, [_row(name, body) for name, body in finished.items()], _STAGES_TEXT)
+    peaks = {row["peak"]: None for rows in metrics.values() for row in rows if row.get("peak")}
+    speeds = [_speed(name, body, metrics[name]) for name, body in finished.items()]
+    page.table("Speed", _SPEED_COLUMNS, speeds, " ".join([_SPEED_TEXT, *(f"MFU: the share of {p}." for p in peaks)]))
     losses = [_loss_figure(name, rows, validation[name]) for name, rows in metrics.items()]
     page.figures("Loss", losses, _LOSS_TEXT + (_HELD_OUT_TEXT if any(validation.values()) else ""))
     for title, text, keys, scale in _OTHER_CURVES:
@@ -83,27 +88,36 @@ def write_page(out: Path, recipe: Recipe, finished: Mapping[str, Mapping[str, An
         }
         figures = [_figure(name, rows, keys, title, scale) for name, rows in drawn.items()]
         if figures:
-            peaks = {rows[-1]["peak"] for rows in drawn.values() if keys == ("tflops_per_second",) and rows[-1]["peak"]}
-            page.figures(title.capitalize(), figures, " ".join([text, *(f"MFU is the share of {p}." for p in peaks)]))
+            page.figures(title[0].upper() + title[1:], figures, text)
     for name, rows in samples.items():
         if rows:
             page.cards(f"Answers while training: {name}", _cards(rows, out / name), _SAMPLES_TEXT)
     page.write(out / "report.html")
 
 
-def _row(name: str, body: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    counts, seconds = body["counts"], body["seconds"]
+def _row(name: str, body: Mapping[str, Any]) -> list[str]:
+    counts = body["counts"]
     return [
         name,
         ", ".join(part.replace("_", " ") for part in body["settings"]["trains"]),
         *(f"{counts[key]:,}" for key in ("steps", "examples", "tokens", "supervised_tokens", "trainable_parameters")),
+        f"{body['extra']['first_loss']:.3f}",
+        f"{body['extra']['last_loss']:.3f}",
+    ]
+
+
+def _speed(name: str, body: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+    counts, seconds = body["counts"], body["seconds"]
+    memory = max((row["peak_memory_mb"] for row in rows if "peak_memory_mb" in row), default=None)
+    return [
+        name,
         clock(seconds),
-        f"{counts['tokens'] / max(seconds, 1e-9):,.0f}",
+        *(f"{counts[key] / max(seconds, 1e-9):,.0f}" for key in ("tokens", "supervised_tokens")),
+        f"{counts['examples'] / max(seconds, 1e-9):,.1f}",
         _mean(rows, "tflops_per_second", "{:.3g}"),
         _mean(rows, "mfu", "{:.1%}"),
         _mean(rows, "fill", "{:.1%}"),
-        f"{body['extra']['first_loss']:.3f}",
-        f"{body['extra']['last_loss']:.3f}",
+        "-" if memory is None else f"{memory / 1024:.1f}",
     ]
 
 

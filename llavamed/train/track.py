@@ -10,12 +10,14 @@ the ninth hour (no login, no network, a full disk), is said once, and that track
 What is sent: the numbers of each step, and the stage's settings without the paths of its data. No names of records,
 no environment, no source code, no output of the terminal. Where it is sent is the tracker's own business
 (WANDB_MODE, WANDB_API_KEY, MLFLOW_TRACKING_URI, TRACKIO_SPACE_ID...); without these TensorBoard, Trackio and MLflow
-keep everything on this machine. A run that is resumed goes on in the tracker as the same run.
+keep everything on this machine. (MLflow's small package, mlflow-skinny, cannot: it needs a server.) A run that is
+resumed goes on in the tracker as the same run.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections.abc import Iterable, Mapping
 from importlib import import_module
@@ -27,7 +29,6 @@ from typing import Any, Protocol
 from llavamed.errors import InputError
 
 PROJECT = "llavamed"
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow-skinny", "trackio": "trackio"}
 
 
 class _Tracker(Protocol):
@@ -42,7 +43,7 @@ def check(names: Iterable[str]) -> None:
         spec = find_spec(name)
         if spec is None or spec.origin is None:  # without origin: some folder of that name
             raise InputError(
-                f"train.trackers: {name} is not installed; pip install {_PACKAGES[name]} "
+                f"train.trackers: {name} is not installed; pip install {name} "
                 "(all of them: pip install 'llavamed[track]'), or take it out of train.trackers"
             )
 
@@ -101,10 +102,10 @@ class _Wandb:
         folder.mkdir(parents=True, exist_ok=True)
         self._run = wandb.init(
             project=PROJECT,
-            name=run,
+            name=_title(folder, run),
             id=_remembered(folder, run) if done else None,
             resume="allow",
-            dir=folder,
+            dir=folder.parent,  # it adds "wandb"
             config=settings,
             settings=quiet,
         )
@@ -122,7 +123,7 @@ class _Mlflow:
         self._mlflow = import_module("mlflow")
         before = _remembered(folder, run) if done else None
         self._mlflow.set_experiment(PROJECT)
-        started = self._mlflow.start_run(run_id=before, run_name=None if before else run)
+        started = self._mlflow.start_run(run_id=before, run_name=None if before else _title(folder, run))
         if before is None:  # settings cannot be sent twice
             self._mlflow.log_params(settings)
             _remember(folder, run, started.info.run_id)
@@ -137,9 +138,10 @@ class _Mlflow:
 class _Trackio:
     def __init__(self, folder: Path, run: str, settings: dict[str, Any], done: int) -> None:
         trackio = import_module("trackio")
-        self._run = trackio.init(
-            project=PROJECT, name=run, config=settings, resume="allow" if done else "never", embed=False
-        )
+        before = _remembered(folder, run) if done else None
+        name = before or f"{_title(folder, run)}-{secrets.token_hex(3)}"  # it knows its runs by their names alone
+        self._run = trackio.init(project=PROJECT, name=name, config=settings, resume="allow" if before else "never")
+        _remember(folder, run, name)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self._run.log(numbers, step=step)
@@ -165,6 +167,11 @@ def _numbers(row: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and not isinstance(value, bool) and key != "step":
             found[f"{prefix}{key}"] = value
     return found
+
+
+def _title(folder: Path, run: str) -> str:
+    """What people read in a list of runs: the run's folder and the stage."""
+    return f"{folder.resolve().parent.name}-{run}"
 
 
 def _remember(folder: Path, run: str, identity: str) -> None:

@@ -70,16 +70,25 @@ def headings(html: str) -> dict[str, int]:
 
 def test_every_curve_is_drawn_for_every_stage(tmp_path: Path) -> None:
     html = page(tmp_path)
-    titles = ("Loss", "Learning rate", "Gradient norm", "Throughput", "Examples per second", "Work", "Fill", "Memory")
-    assert headings(html) == {"Stages": 0, **{title: 2 for title in titles}}
-    assert "MFU is the share of 989 TFLOP/s, the datasheet&#39;s for h200 in bfloat16." in html
+    titles = (
+        "Loss",
+        "Learning rate",
+        "Gradient norm",
+        "Throughput",
+        "Examples per second",
+        "TFLOP per second",
+        "Fill",
+        "Memory",
+    )
+    assert headings(html) == {"Stages": 0, "Speed": 0, **{title: 2 for title in titles}}
+    assert "MFU: the share of 989 TFLOP/s, the datasheet&#39;s for h200 in bfloat16." in html
     for cell in ("400", "40.4%", "99.0%"):
         assert f"<td>{cell}</td>" in html
 
 
 def test_without_a_peak_no_share_is_shown(tmp_path: Path) -> None:
     html = page(tmp_path, mfu=None)
-    assert "MFU is the share" not in html
+    assert "MFU: the share" not in html
     assert "<td>400</td><td>-</td>" in html
 
 
@@ -88,7 +97,7 @@ def test_a_stage_of_an_earlier_version_is_shown_by_what_it_has(tmp_path: Path) -
     write_rows(tmp_path / "align" / "metrics.jsonl", old)
     write_page(tmp_path, Recipe(name="small"), {"align": finished(3)})
     found = headings((tmp_path / "report.html").read_text())
-    assert found == {"Stages": 0, "Loss": 1, "Learning rate": 1, "Gradient norm": 1}
+    assert found == {"Stages": 0, "Speed": 0, "Loss": 1, "Learning rate": 1, "Gradient norm": 1}
 
 
 @pytest.mark.parametrize(

@@ -86,19 +86,23 @@ def test_mlflow_goes_on_as_the_same_run_and_is_told_of_a_failure(calls: list[tup
 
 
 def test_trackio_goes_on_as_the_same_run(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
-    for done, resume in ((0, "never"), (2, "allow")):
+    names = []
+    for done, resume in ((0, "never"), (2, "allow"), (0, "never")):
         calls.clear()
         with Trackers(["trackio"], tmp_path, "align", SETTINGS, done) as trackers:
             trackers.log(ROW)
         assert [call[0] for call in calls] == ["init", "log", "finish"]
         assert calls[0][2]["resume"] == resume
+        names.append(calls[0][2]["name"])
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith(f"{tmp_path.name}-align-")
 
 
 def test_a_package_that_is_missing_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mlflow").mkdir()  # a folder of that name, such as MLflow leaves behind, is not the package
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    for name, package in (("mlflow", "mlflow-skinny"), ("trackio", "trackio")):
-        with pytest.raises(InputError, match=rf"{name} is not installed; pip install {package} .*llavamed\[track\]"):
+    for name in ("mlflow", "trackio"):
+        with pytest.raises(InputError, match=rf"{name} is not installed; pip install {name} .*llavamed\[track\]"):
             track.check([name])
     track.check([])
 
