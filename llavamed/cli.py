@@ -167,9 +167,12 @@ def train(
     overrides: Set = [],  # noqa: B006
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Parameters, memory and steps; nothing is loaded.")
+        bool, typer.Option("--dry-run", help="Parameters, memory, steps and hours; nothing is loaded.")
     ] = False,
-    gpu_gb: Annotated[float, typer.Option("--gpu-gb", min=1, help="Memory to plan for.")] = 80,
+    gpu: Annotated[
+        str, typer.Option("--gpu", help="Plan for this GPU (a100-40g, h200, ...), not the one at hand.")
+    ] = "",
+    gpu_gb: Annotated[float | None, typer.Option("--gpu-gb", min=1, help="Plan for this much memory.")] = None,
     as_json: Json = False,
 ) -> None:
     """The recipe's curriculum: align, then instruct, then finetune."""
@@ -177,9 +180,10 @@ def train(
 
     settings = recipe.load(name, overrides)
     if dry_run:
+        from llavamed.model import gpus
         from llavamed.model.plan import plan
 
-        tables = plan(settings, gpu_gb * 1e9).tables()
+        tables = plan(settings, gpus.to_plan_for(gpu, gpu_gb)).tables()
         if as_json:
             print(json.dumps({title: _records(columns, rows) for title, columns, rows in tables}, indent=1))
             return

@@ -9,8 +9,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-# extra -> the modules that show it is installed
-EXTRAS = {"serve": ("fastapi", "gradio", "uvicorn"), "lora": ("peft", "bitsandbytes")}
+EXTRAS = {  # extra -> the modules that show it is installed
+    "serve": ("fastapi", "gradio", "uvicorn"),
+    "lora": ("peft", "bitsandbytes"),
+    "track": ("tensorboard", "wandb", "mlflow", "trackio"),
+}
 
 
 def examine(folder: Path = Path()) -> list[list[str]]:

@@ -97,6 +97,7 @@ class StageSection(_Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     loss: Literal["token", "example"] = "token"  # mean over the batch's tokens, or mean of per-example means
+    lora: LoraSection | None = None  # train adapters of these parts, not the parts themselves
 
     @field_validator("trains")
     @classmethod
@@ -146,6 +147,9 @@ class TrainSection(_Section):
     validation: ValidationSection = ValidationSection()
     stuck_minutes: float = Field(default=10.0, gt=0)  # of several ranks: the run ends when one does nothing for so long
     dtype: Literal["float32", "bfloat16"] = "float32"
+    optimizer_state: Literal["float32", "bfloat16", "int8"] = "float32"  # how AdamW's two moments are kept
+    recompute: Literal["none", "selective", "full"] = "none"  # activations: keep all, the products, the layers' inputs
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # beside metrics.jsonl
 
 
 class EvaluateSection(_Section):

