@@ -6,10 +6,11 @@ LLaVA-Med starts from a pretrained CLIP and a pretrained language model and lear
 For the demo to mean the same, its parts are pretrained too, apart from each other and apart from the
 demo: from other seeds, in other words (`wording.PRETRAIN_*`).
 
-- The tower is a CLIP vision transformer trained as in CoCa (Yu et al., 2022): a contrastive loss against a
-  bag-of-words text encoder, and a captioning loss through a one-layer decoder that reads the layer which LLaVA
-  will read; both are thrown away. A batch is drawn from few scenes, so that telling its captions apart takes the
-  side, the size and the count. The image vector is the mean of the patches, as LLaVA has no use for the class token.
+- The tower is a CLIP vision transformer with two losses: CLIP's contrastive one against a bag-of-words text encoder,
+  and, on the layer that LLaVA will read, linear classifiers of what the caption says (after SuperClass, Huang et al.,
+  2024), each time from a few random patches, so that every patch learns to tell the whole picture. The text encoder
+  and the classifiers are thrown away. The image vector is the mean of the patches, as LLaVA has no use for the class
+  token.
 - The language model is a Mistral trained on texts about phantom pictures and on questions answered from such
   texts: it can read and answer, and has never seen an image. So that it can read what is not quite a word, which
   is what a projector will give it, most contexts are rows of mixed word embeddings, and all embeddings carry
@@ -50,7 +51,8 @@ IMAGE_SIZE, PATCH_SIZE, DRAWN_SIZE = 96, 16, 160  # pixels
 VOCABULARY = 1024
 NOISE = 0.3  # of the embeddings' standard deviation, at most
 FEATURE_LAYER = -2  # what LLaVA reads
-READ_PATCHES = 4  # of 36, drawn anew each step: what the captioner sees, so that every patch learns to tell the whole
+READ_PATCHES = 4  # of 36, drawn anew each step: what the classifiers see
+POSITION_STD = 0.4  # of the position embeddings at first. CLIP's 0.02 drowns in patches of 0.5: sides are learned late
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]")
 KINDS = ("modality", "organ", "finding", "side", "size", "count")
 
@@ -81,10 +83,14 @@ def general_sentence(rng: np.random.Generator) -> str:
     return " ".join(parts) + "."
 
 
+def value_of(truth: Truth, kind: str) -> str:
+    """The canonical word of a fact, "normal" where nothing was found; "" if the picture has no such fact."""
+    return w.fact(truth, kind) or ("normal" if kind == "finding" else "")
+
+
 def facts_of(truth: Truth) -> list[str]:
     """The canonical words of all facts, in the order of `KINDS`."""
-    values = [w.fact(truth, kind) or ("normal" if kind == "finding" else "") for kind in KINDS]
-    return [value for value in values if value]
+    return [value for kind in KINDS if (value := value_of(truth, kind))]
 
 
 def keywords(truth: Truth, rng: np.random.Generator) -> str:
@@ -112,8 +118,8 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
     question = pretrain_question(kind, form, rng)
     forms = w.FINDING_FORMS.get(truth.finding, (("finding", "findings"),))
     noun, nouns = forms[rng.integers(len(forms))]
-    if name == "abnormal":
-        answer = w.choose(rng, w.PRETRAIN_ANSWERS["no" if truth.normal else "yes"][:1])
+    if name in ("abnormal", "normal"):
+        answer = w.choose(rng, w.PRETRAIN_ANSWERS["yes" if truth.normal == (name == "normal") else "no"][:1])
         return question, answer
     value = w.fact(truth, name)
     if form == "open":
@@ -213,23 +219,24 @@ class BagOfWords(nn.Module):
         return vectors
 
 
-class Captioner(nn.Module):
-    """The captioning loss's decoder: words (batch, n), patches (batch, m, dim) -> logits (batch, n - 1, vocabulary)."""
+class FactClassifiers(nn.Module):
+    """One linear classifier a kind of fact, on the mean of some patches (batch, patches, dim)."""
 
-    def __init__(self, vocabulary: int, dim: int) -> None:
+    def __init__(self, values: dict[str, list[str]], dim: int) -> None:
         super().__init__()
-        self.words = nn.Embedding(vocabulary, dim)
-        self.places = nn.Parameter(torch.randn(32, dim) * 0.02)
+        self.values = values
         self.norm = nn.LayerNorm(dim)
-        self.layer = nn.TransformerDecoderLayer(dim, 4, 2 * dim, dropout=0.0, batch_first=True, norm_first=True)
-        self.out = nn.Linear(dim, vocabulary)
+        self.lines = nn.ModuleDict({kind: nn.Linear(dim, len(names)) for kind, names in values.items()})
 
-    def forward(self, ids: Tensor, patches: Tensor) -> Tensor:
-        length = ids.shape[1] - 1
-        x = self.words(ids[:, :-1]) + self.places[:length]
-        mask = nn.Transformer.generate_square_subsequent_mask(length)
-        logits: Tensor = self.out(self.layer(x, self.norm(patches), tgt_mask=mask, tgt_is_causal=True))
-        return logits
+    def loss(self, patches: Tensor, truths: list[Truth]) -> Tensor:
+        """The sum over the kinds of the cross-entropy, mean over all pictures; a fact that a picture lacks costs 0."""
+        seen = self.norm(patches).mean(1)
+        total = seen.new_zeros(())
+        for kind, names in self.values.items():
+            found = [value_of(truth, kind) for truth in truths]
+            target = torch.tensor([names.index(value) if value else -100 for value in found])
+            total = total + F.cross_entropy(self.lines[kind](seen), target, reduction="sum")
+        return total / len(truths)
 
 
 def draw_examples(count: int, stream: int) -> tuple[list[Truth], Tensor]:
@@ -251,18 +258,6 @@ def normalise(pictures: Tensor, processor: CLIPImageProcessorPil) -> Tensor:
     return (pictures.float() / 255 - mean) / std
 
 
-def scene_batches(truths: list[Truth], batch: int, rng: np.random.Generator) -> Any:
-    """Endless batches of indices, each from one to four scenes: hard negatives differ in one fact."""
-    scenes: dict[tuple[str, str], list[int]] = {}
-    for index, truth in enumerate(truths):
-        scenes.setdefault((truth.domain, truth.organ), []).append(index)
-    names = list(scenes)
-    while True:
-        chosen = rng.choice(len(names), rng.integers(1, 5), replace=False)
-        pool = np.concatenate([scenes[names[i]] for i in chosen])
-        yield rng.choice(pool, min(batch, len(pool)), replace=False)
-
-
 def train_tower(
     tokenizer: PreTrainedTokenizerFast, images: int, steps: int, batch: int = 96
 ) -> tuple[CLIPVisionModel, CLIPImageProcessorPil]:
@@ -281,23 +276,22 @@ def train_tower(
         projection_dim=128,
     )
     tower = CLIPVisionModel(config)
-    text, captioner = BagOfWords(len(tokenizer), 128), Captioner(len(tokenizer), 128)
-    image_out = nn.Linear(128, 128)
-    scale = nn.Parameter(torch.tensor(math.log(10.0)))
+    nn.init.normal_(tower.embeddings.position_embedding.weight, std=POSITION_STD)
     truths, pictures = draw_examples(images, stream=0)
-    parameters = [*(p for m in (tower, text, captioner, image_out) for p in m.parameters()), scale]
+    values = {kind: sorted({v for t in truths if (v := value_of(t, kind))}) for kind in KINDS}
+    text, classifiers, image_out = BagOfWords(len(tokenizer), 128), FactClassifiers(values, 128), nn.Linear(128, 128)
+    scale = nn.Parameter(torch.tensor(math.log(10.0)))
+    parameters = [*(p for m in (tower, text, classifiers, image_out) for p in m.parameters()), scale]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.02)
     schedule = _schedule(optimizer, steps)
     groups = {truth: number for number, truth in enumerate(dict.fromkeys(truths))}
     with Progress("vision tower", steps, "steps") as progress:
-        for step, chosen in zip(range(steps), scene_batches(truths, batch, rng), strict=False):
+        for step in range(steps):
+            chosen = rng.choice(images, batch, replace=False)
             chosen_truths = [truths[i] for i in chosen]
             captions = tokenizer(
                 [pretrain_caption(t, rng) for t in chosen_truths], padding=True, return_tensors="pt", truncation=True
             ).input_ids
-            facts = tokenizer(
-                [f"<s>{', '.join(facts_of(t))}</s>" for t in chosen_truths], padding=True, return_tensors="pt"
-            )
             group = torch.tensor([groups[t] for t in chosen_truths])
             same = (group[:, None] == group[None]).float()
             target = same / same.sum(1, keepdim=True)  # equal truths are all right answers
@@ -309,17 +303,12 @@ def train_tower(
             logits = scale.exp().clamp(max=100) * image_vector @ text_vector.T
             contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
             contrast = contrast + (target * target.clamp_min(1e-9).log()).sum(1).mean()  # 0 is perfect
-            labels = facts.input_ids.masked_fill(facts.attention_mask == 0, -100)[:, 1:]
-            caption = F.cross_entropy(
-                captioner(facts.input_ids, hidden[FEATURE_LAYER][:, 1:][:, torch.randperm(36)[:READ_PATCHES]]).flatten(
-                    0, 1
-                ),
-                labels.flatten(),
-            )
-            _step(optimizer, schedule, contrast + 2 * caption, parameters)
-            progress.advance(note=f"contrast {contrast.item():.3f}, caption {caption.item():.3f}")
+            patches = hidden[FEATURE_LAYER][:, 1:]
+            facts = classifiers.loss(patches[:, torch.randperm(patches.shape[1])[:READ_PATCHES]], chosen_truths)
+            _step(optimizer, schedule, contrast + facts, parameters)
+            progress.advance(note=f"contrast {contrast.item():.3f}, facts {facts.item():.3f}")
             if step % 100 == 0:
-                print(f"step {step} contrast {contrast.item():.3f} caption {caption.item():.3f}", flush=True)
+                print(f"step {step} contrast {contrast.item():.3f} facts {facts.item():.3f}", flush=True)
     unit_features(tower, normalise(pictures[:256], processor))
     return tower.eval(), processor
 
@@ -352,7 +341,7 @@ def probe(tower: CLIPVisionModel, processor: CLIPImageProcessorPil, count: int =
     x = (x - x.mean(0)) / x.std(0)
     found = {}
     for kind in KINDS:
-        values = [w.fact(t, kind) for t in truths]
+        values = [value_of(t, kind) for t in truths]
         rows = torch.tensor([i for i, v in enumerate(values) if v])
         names = sorted({values[i] for i in rows.tolist()})
         y = torch.tensor([names.index(values[i]) for i in rows.tolist()])
@@ -485,8 +474,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "base")
     parser.add_argument("--only", choices=("vision_tower", "language_model"), help="remake one part")
-    parser.add_argument("--images", type=int, default=16_000)
-    parser.add_argument("--vision-steps", type=int, default=1_200)
+    parser.add_argument("--images", type=int, default=40_000)
+    parser.add_argument("--vision-steps", type=int, default=4_000)
     parser.add_argument("--language-steps", type=int, default=3_000)
     args = parser.parse_args()
     began = time.monotonic()

@@ -171,6 +171,7 @@ PRETRAIN_QUESTIONS: dict[str, tuple[str, ...]] = {
     "modality_closed": (
         "Is it {x}?", "Is this picture {x}?", "Was the image made by {x}?", "Has {x} been used?",
         "Are we looking at {x}?", "Does the image come from {x}?", "Can this be {x}?",
+        "Would you call it {x}?", "Would you say that it is {x}?", "Was it obtained with {x}?",
     ),
     "organ_open": (
         "What organ is it?", "Which organ appears?", "What part of the body is depicted?", "Tell me the organ.",
@@ -179,45 +180,66 @@ PRETRAIN_QUESTIONS: dict[str, tuple[str, ...]] = {
     "organ_closed": (
         "Is it the {x}?", "Is the {x} depicted?", "Does it show the {x}?", "Are we looking at the {x}?",
         "Can you see the {x}?", "Was the {x} examined?",
+        "Would you call it the {x}?", "Do we see the {x} here?",
     ),
     "abnormal_closed": (
         "Is it abnormal?", "Is anything abnormal?", "Has an abnormality been found?", "Does the organ look abnormal?",
         "Do you see an abnormality?", "Are there pathological changes?",
+        "Would you call the organ abnormal?", "Would you call it diseased?", "Do you call this abnormal?",
+        "Can the image be called abnormal?", "Is this a picture of disease?", "Anything abnormal?",
+    ),
+    "normal_closed": (
+        "Is it normal?", "Is all normal?", "Does the organ look normal?", "Would you call it normal?",
+        "Can the image be called normal?", "Is the organ healthy?", "Is the image unremarkable?", "All normal?",
+        "Is it free of abnormality?", "Do you call this normal?",
     ),
     "finding_open": (
         "What is abnormal?", "What has been found?", "Which finding is it?", "Tell me the finding.",
         "What pathology do you see?", "State the abnormality.", "What does the organ have?",
+        "What would you call it?", "Name what is abnormal.", "What disease do we see?",
     ),
     "finding_closed": (
         "Is it {x}?", "Has {x} been found?", "Does the organ have {x}?", "Can you see {x}?",
         "Is there any sign of {x}?",
         "Are we looking at {x}?",
+        "Would you call it {x}?", "Do you see {x}?", "Would you say there is {x}?", "Is {x} visible to you?",
     ),
     "side_open": (
         "Left or right?", "Which side is it on?", "Where does the {noun} lie, left or right?",
         "Tell me the side of the {noun}.",
         "On what side was the {noun} found?", "State the side.", "The {noun} is on which side?",
+        "To what side would you assign the {noun}?", "Name the side.", "Where does it belong, left or right?",
+        "Does the {noun} lie on the left or the right?",
     ),
     "side_closed": (
         "Is it on the {x}?", "Is it the {x} side?", "Was the {noun} found on the {x}?", "Is the {x} side abnormal?",
         "Do you see the {noun} on the {x} side?", "Does the {x} side have the {noun}?",
+        "Would you place it on the {x}?", "Does it lie on the {x} side?", "Would you call it {x}-sided?",
+        "Would you say that the {noun} is on the {x}?",
     ),
     "size_open": (
         "Small or large?", "How large is it?", "What size does the {noun} have?", "Is the {noun} small or is it large?",
         "State the size.", "How big do you see the {noun}?",
+        "Would you call it small or large?", "Would you say small or large?", "Tell me its size.",
+        "Does it look small or large?",
     ),
     "size_closed": (
         "Is it {x}?", "Has the {noun} a {x} size?", "Can the {noun} be called {x}?", "Do you see a {x} {noun}?",
         "Was the {noun} found to be {x}?",
+        "Would you call it {x}?", "Does it look {x}?", "Would you say that the {noun} is {x}?",
     ),
     "count_open": (
         "How many are there?", "How many {nouns} do you see?", "What number of {nouns} was found?",
         "State the number of {nouns}.",
         "Tell me how many {nouns} it has.", "The number of {nouns} is?",
+        "Count them.", "Count all {nouns}.", "Please count the {nouns}.", "Can you count the {nouns}?",
+        "How many {nouns} do you count?", "Give their number.", "Count the {nouns} and tell me the number.",
     ),
     "count_closed": (
         "Are there {x}?", "Is the number of {nouns} {x}?", "Do you see {x} {nouns}?", "Have {x} {nouns} been found?",
         "Does it have {x} {nouns}?",
+        "Do you count {x}?", "Can you count {x} {nouns}?", "Would you count {x} {nouns}?",
+        "Would you say that there are {x}?", "Would you call it {x} {nouns}?",
     ),
 }  # fmt: skip
 # more questions are composed of an opening and what is asked; {np} is a noun phrase, {clause} a statement
@@ -256,6 +278,11 @@ PRETRAIN_ASKED: dict[str, tuple[str, ...]] = {
         "something is abnormal", "it is abnormal", "we see an abnormality", "the picture looks abnormal",
         "one would call it abnormal",
         "anything here is abnormal",
+        "the organ is abnormal", "the organ is diseased", "an abnormality is visible",
+    ),
+    "normal_closed": (
+        "it is normal", "all is normal", "the organ looks normal", "one would call it normal", "the picture is normal",
+        "nothing is abnormal", "the image is unremarkable",
     ),
     "finding_open": (
         "the finding", "the abnormality", "the disease", "what is abnormal here", "which abnormality there is",
