@@ -9,7 +9,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-EXTRAS = {"serve": ("fastapi", "gradio", "uvicorn")}  # extra -> the modules that show it is installed
+# extra -> the modules that show it is installed
+EXTRAS = {"serve": ("fastapi", "gradio", "uvicorn"), "fast": ("torchao",)}
 
 
 def examine(folder: Path = Path()) -> list[list[str]]:

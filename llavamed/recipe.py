@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from llavamed.errors import InputError
 
 Part = Literal["projector", "language_model", "vision_tower"]
+OptimizerState = Literal["float32", "bfloat16", "int8"]
 
 
 class _Section(BaseModel):
@@ -94,6 +95,10 @@ class TrainSection(_Section):
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    optimizer_state: OptimizerState = "float32"  # AdamW's two moments; "int8" needs the extra [fast]
+    recompute: Literal["none", "selective", "full"] = "none"  # of activations, in the backward pass, to save memory
+    compile: bool = False  # each layer by torch.compile
+    fp8_frozen: bool = False  # stages that freeze the language model multiply with it in 8 bits
 
 
 class EvaluateSection(_Section):

@@ -1,7 +1,7 @@
 """What a recipe will cost, before anything is downloaded: parameters, tokens, memory, steps, FLOPs.
 
 In: a recipe. Out: `Plan`, whose `tables()` are for printing. The model is built on torch's meta device: shapes
-without numbers, so a 7B model takes a moment and no memory. Configs of well-known bases stand in `BASES`;
+without numbers, so a 7B model takes a moment and no memory. Configs of well-known bases stand in `bases.py`;
 of local folders they are read; only for other hub ids is the hub asked, and then for the config alone.
 
 What is counted and what is estimated:
@@ -30,52 +30,9 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llavamed.errors import InputError
 from llavamed.model import chat, folder, parts
-from llavamed.recipe import ModelSection, Part, Recipe, StageSection
+from llavamed.model.bases import BASES
+from llavamed.recipe import ModelSection, Part, Recipe, StageSection, TrainSection
 from llavamed.records import read_conversations
-
-# hub id -> what its config.json says that shapes the model
-BASES: dict[str, dict[str, Any]] = {
-    "openai/clip-vit-large-patch14-336": {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-    },
-    "openai/clip-vit-large-patch14": {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 224,
-        "patch_size": 14,
-        "projection_dim": 768,
-    },
-    "mistralai/Mistral-7B-Instruct-v0.2": {
-        "model_type": "mistral",
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 32768,
-        "sliding_window": None,
-    },
-    "lmsys/vicuna-7b-v1.3": {
-        "model_type": "llama",
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "max_position_embeddings": 2048,
-    },
-}
 
 # stage -> (examples, text tokens, supervised tokens, where the numbers are from), used where there is no data file
 PAPER: dict[str, tuple[int, float, float, str]] = {
@@ -87,7 +44,14 @@ PAPER: dict[str, tuple[int, float, float, str]] = {
 _TEMPLATE_TOKENS = {"mistral": 0, "vicuna": 35}  # what the template adds beyond the lengths above
 _CHARACTERS_PER_TOKEN = 3.55  # Mistral's tokenizer on LLaVA-Med's captions
 _MEASURED = 256  # examples whose tokens are counted, evenly spaced over the file
-_ACTIVATION_KIB = {"frozen": 137.0, "trained": 197.0}  # per token and layer, of the layer in the next line, bfloat16
+# KiB per token and layer kept for the backward pass, of the layer in the next line, in bfloat16: frozen, trained
+_ACTIVATION_KIB = {
+    "none": (137.0, 197.0),
+    "none, compiled": (93.0, 137.0),
+    "selective": (92.0, 92.0),  # products and attention: 10.5 times the width
+    "full": (8.0, 8.0),  # the layer's input
+}
+_MOMENT_BYTES = {"float32": 8, "bfloat16": 4, "int8": 2}  # both of a parameter
 _ACTIVATION_WIDTH = 4096 + 14336
 _CHUNK_LOGITS = 2**24  # the most logits that train/loss.py holds at a time
 
@@ -250,7 +214,7 @@ def _stage(
     tokens = image_tokens + text_tokens
     images = image_tokens / model.config.image_seq_length
     pack = round(min(recipe.train.tokens_per_pack, stage.batch_size * tokens))
-    memory = _memory(model, stage, recipe.train.dtype, trainable, pack, pack * supervised / tokens)
+    memory = _memory(model, stage, recipe.train, trainable, pack, pack * supervised / tokens)
     per_token = memory["activations"] / pack
     state = sum(memory.values()) - per_token * pack
     steps_per_epoch = math.ceil(examples / stage.batch_size)
@@ -335,24 +299,25 @@ def _matrices(module: torch.nn.Module) -> int:
 def _memory(
     model: LlavaForConditionalGeneration,
     stage: StageSection,
-    dtype: str,
+    train: TrainSection,
     trainable: int,
     pack: int,
     supervised: float,
 ) -> dict[str, float]:
-    """Bytes by kind. What trains is kept in float32 with float32 gradients and moments, whatever the dtype;
-    under bfloat16, autocast makes a copy of it to multiply with. `pack` and `supervised` are tokens."""
-    width = {"float32": 4, "bfloat16": 2}[dtype]
+    """Bytes by kind. What trains is kept in float32 with float32 gradients, whatever the dtype; under bfloat16,
+    autocast makes a copy of it to multiply with. `pack` and `supervised` are tokens."""
+    width = {"float32": 4, "bfloat16": 2}[train.dtype]
     text = model.config.text_config
     frozen = sum(parameter.numel() for parameter in model.parameters()) - trainable
-    kib = _ACTIVATION_KIB["trained" if "language_model" in stage.trains else "frozen"]
+    recompute = "none, compiled" if train.compile and train.recompute == "none" else train.recompute
+    kib = _ACTIVATION_KIB[recompute]["language_model" in stage.trains]
     per_token_layer = kib * 1024 * (text.hidden_size + text.intermediate_size) / _ACTIVATION_WIDTH * width / 2
     # the loss takes a chunk at a time: the product in its own width, in float32, and its softmax in float32
     chunk = min(supervised, max(1, _CHUNK_LOGITS // text.vocab_size)) * text.vocab_size
     return {
         "weights": float(frozen * width + trainable * (4 if width == 4 else 4 + width)),
         "gradients": float(trainable * 4),
-        "AdamW": float(trainable * 8),
+        "AdamW": float(trainable * _MOMENT_BYTES[train.optimizer_state]),
         "activations": per_token_layer * text.num_hidden_layers * pack,
         "logits": chunk * (8 if width == 4 else 4 + 4 + width),
     }

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from llavamed.errors import InputError
+from llavamed.train.last_layer import is_trimmed
 from llavamed.train.loss import weighted_cross_entropy
 
 
@@ -98,14 +99,18 @@ def image_features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     return features
 
 
-def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
-    """The language model's last hidden states (T, dim) of a pack; the caller has switched on `attention.packed`."""
+def hidden_states(model: Any, batch: Batch, predict_from: torch.Tensor | None = None) -> torch.Tensor:
+    """The language model's last hidden states (T, dim) of a pack; the caller has switched on `attention.packed`.
+
+    With `predict_from` (S,) only those of these positions: (S, dim).
+    """
     language_model = model.model.language_model
     embeddings = language_model.get_input_embeddings()(batch.input_ids)  # (T, dim)
     if batch.pixels is not None:
         features = image_features(model, batch.pixels).flatten(0, 1).to(embeddings.dtype)
         assert len(features) == len(batch.image_positions), (features.shape, batch.image_positions.shape)
         embeddings = embeddings.index_copy(0, batch.image_positions, features)
+    trimmed = predict_from is not None and is_trimmed(language_model)
     states: torch.Tensor = language_model(
         inputs_embeds=embeddings.unsqueeze(0),
         position_ids=batch.position_ids.unsqueeze(0),
@@ -114,11 +119,12 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
         cu_seq_lens_k=batch.cu_seq_lens,
         max_length_q=batch.max_length,
         max_length_k=batch.max_length,
+        **({"predict_from": predict_from} if trimmed else {}),
     ).last_hidden_state[0]
-    return states
+    return states if predict_from is None or trimmed else states.index_select(0, predict_from)
 
 
 def pack_loss(model: Any, batch: Batch) -> torch.Tensor:
     """The pack's share of the step's loss: a float32 scalar with gradient."""
-    states = hidden_states(model, batch).index_select(0, batch.predict_from)
+    states = hidden_states(model, batch, batch.predict_from)
     return weighted_cross_entropy(states, model.lm_head.weight, batch.targets, batch.weights)

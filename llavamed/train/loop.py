@@ -47,7 +47,7 @@ from llavamed.model import folder as model_folder
 from llavamed.model.parts import Assembled, trainable_parameters
 from llavamed.progress import Progress
 from llavamed.recipe import StageSection, TrainSection
-from llavamed.train import checkpoint
+from llavamed.train import checkpoint, speed
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.forward import Batch, pack_loss
@@ -131,7 +131,8 @@ class _Run:
         model.to(self.device).train()
         if "vision_tower" not in stage.trains:
             model.model.vision_tower.eval()
-        self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas)
+        speed.prepare(model, train, stage)
+        self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas, train.optimizer_state)
         self.state = training_state(self.parameters, self.optimizer)
 
     def resume_or_begin(self, resume: bool) -> int:
@@ -208,6 +209,7 @@ class _Run:
         self.optimizer.state.clear()
         self.state = {}
         model.to("cpu").eval()
+        speed.restore(model)
         model_folder.save(self.assembled, self.out / MODEL)
         rows = read_metrics(self.out / METRICS)
         finished = replace(

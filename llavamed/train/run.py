@@ -41,7 +41,9 @@ from llavamed.train.page import write_page
 
 STAGES = ("align", "instruct", "finetune")
 UNTRAINED = "untrained"
-_ALSO_DECIDES = {"max_tokens", "tokens_per_pack", "clip_grad_norm", "adam_betas", "dtype"}  # keys of `train`
+_ALSO_DECIDES = {  # keys of `train`
+    "max_tokens", "tokens_per_pack", "clip_grad_norm", "adam_betas", "dtype", "optimizer_state", "fp8_frozen",
+}  # fmt: skip
 
 
 def train(recipe: Recipe, out: Path, resume: bool = True) -> Manifest:
