@@ -110,6 +110,9 @@ def hidden_states(model: Any, batch: Batch, predict_from: torch.Tensor | None = 
         features = image_features(model, batch.pixels).flatten(0, 1).to(embeddings.dtype)
         assert len(features) == len(batch.image_positions), (features.shape, batch.image_positions.shape)
         embeddings = embeddings.index_copy(0, batch.image_positions, features)
+    if torch.is_autocast_enabled(embeddings.device.type):
+        # what runs from layer to layer is as wide as what layers multiply, also where the embedding is in float32
+        embeddings = embeddings.to(torch.get_autocast_dtype(embeddings.device.type))
     trimmed = predict_from is not None and is_trimmed(language_model)
     states: torch.Tensor = language_model(
         inputs_embeds=embeddings.unsqueeze(0),

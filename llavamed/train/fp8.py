@@ -85,6 +85,7 @@ class Fp8Linear(nn.Module):
         return out.view(*x.shape[:-1], self.out_features)
 
 
+@torch.compiler.allow_in_graph  # traced below Dynamo: its own tracing of such functions fails at dynamic sizes
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -117,7 +118,7 @@ def _multiply(
     if codes.is_cuda:
         one = torch.ones_like(scale)
         out = torch._scaled_mm(
-            tokens, codes.T, scale_a=one, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=fast
+            tokens.contiguous(), codes.T, scale_a=one, scale_b=scale, out_dtype=torch.bfloat16, use_fast_accum=fast
         )
         return (out * token_scale.to(out.dtype)).to(dtype)
     return ((tokens.float() @ codes.float().T) * scale * token_scale).to(dtype)

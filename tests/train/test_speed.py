@@ -130,3 +130,25 @@ def test_fp8_is_left_out_of_the_stage_that_trains_after_one_that_does_not(assemb
     switches = TrainSection(fp8_frozen=True, align=StageSection(), instruct=BOTH)
     prepare(assembled.model, switches, BOTH)
     assert not any("Fp8" in type(module).__name__ for module in assembled.model.modules())
+
+
+@pytest.mark.slow
+def test_compiled_fp8_is_fp8(assembled: Assembled, batches: list[Batch]) -> None:
+    model: Any = assembled.model.train()
+    stage = StageSection(trains=("projector",))
+    trainable_parameters(model, stage.trains)
+    prepare(model, TrainSection(fp8_frozen=True), stage)
+    expected = _step(model, batches[:1])
+    restore(model)
+    prepare(model, TrainSection(fp8_frozen=True, compile=True), stage)
+    _same(_step(model, batches[:1]), expected)
+
+
+def test_layers_hand_on_what_autocast_multiplies(assembled: Assembled, batches: list[Batch]) -> None:
+    """Also where the embedding is trained, and so in float32: the stream between layers would be twice as wide."""
+    model: Any = assembled.model
+    seen = []
+    model.model.language_model.layers[1].register_forward_pre_hook(lambda _, args: seen.append(args[0].dtype))
+    with packed(model), torch.autocast("cpu", torch.bfloat16):
+        pack_loss(model, batches[0])
+    assert seen == [torch.bfloat16]
