@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from llavamed.errors import InputError
 
 Part = Literal["projector", "language_model", "vision_tower"]
+OptimizerState = Literal["float32", "bfloat16", "int8"]
 
 
 class _Section(BaseModel):
@@ -147,8 +148,10 @@ class TrainSection(_Section):
     validation: ValidationSection = ValidationSection()
     stuck_minutes: float = Field(default=10.0, gt=0)  # of several ranks: the run ends when one does nothing for so long
     dtype: Literal["float32", "bfloat16"] = "float32"
-    optimizer_state: Literal["float32", "bfloat16", "int8"] = "float32"  # how AdamW's two moments are kept
-    recompute: Literal["none", "selective", "full"] = "none"  # activations: keep all, the products, the layers' inputs
+    optimizer_state: OptimizerState = "float32"  # AdamW's two moments; "int8" needs the extra [fast]
+    recompute: Literal["none", "selective", "full"] = "none"  # of activations, in the backward pass, to save memory
+    compile: bool = False  # each layer by torch.compile
+    fp8_frozen: bool = False  # stages that freeze the language model multiply with it in 8 bits
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "trackio"], ...] = ()  # beside metrics.jsonl
 
 

@@ -1,7 +1,7 @@
 """What a recipe will cost, before anything is downloaded: parameters, tokens, memory, steps, hours.
 
 In: a recipe and a GPU. Out: `Plan`, whose `tables()` are for printing. The model is built on torch's meta device:
-shapes without numbers, so a 7B model takes a moment and no memory. Configs of well-known bases stand in `BASES`; of
+shapes without numbers, so a 7B model takes a moment and no memory. Configs of well-known bases stand in `bases.py`; of
 local folders they are read; only for other hub ids is the hub asked, and then for the config alone.
 
 What is counted and what is estimated:
@@ -31,53 +31,10 @@ from transformers import AutoConfig, LlavaForConditionalGeneration
 
 from llavamed.errors import InputError
 from llavamed.model import chat, flops, folder, parts
+from llavamed.model.bases import BASES
 from llavamed.model.gpus import GIB, Gpu
 from llavamed.recipe import ModelSection, Part, Recipe, StageSection, TrainSection, changed
 from llavamed.records import read_conversations
-
-# hub id -> what its config.json says that shapes the model
-BASES: dict[str, dict[str, Any]] = {
-    "openai/clip-vit-large-patch14-336": {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 336,
-        "patch_size": 14,
-        "projection_dim": 768,
-    },
-    "openai/clip-vit-large-patch14": {
-        "model_type": "clip_vision_model",
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 224,
-        "patch_size": 14,
-        "projection_dim": 768,
-    },
-    "mistralai/Mistral-7B-Instruct-v0.2": {
-        "model_type": "mistral",
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 14336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 32768,
-        "sliding_window": None,
-    },
-    "lmsys/vicuna-7b-v1.3": {
-        "model_type": "llama",
-        "vocab_size": 32000,
-        "hidden_size": 4096,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "max_position_embeddings": 2048,
-    },
-}
 
 # stage -> (examples, text tokens, supervised tokens, where the numbers are from), used where there is no data file
 PAPER: dict[str, tuple[int, float, float, str]] = {
@@ -90,7 +47,13 @@ _TEMPLATE_TOKENS = {"mistral": 0, "vicuna": 35}  # what the template adds beyond
 _CHARACTERS_PER_TOKEN = 3.55  # Mistral's tokenizer on LLaVA-Med's captions
 _MEASURED = 256  # examples whose tokens are counted, evenly spaced over the file
 # per token and layer, of the layer of `_ACTIVATION_WIDTH`, in bfloat16
-_ACTIVATION_KIB = {"frozen": 137.0, "trained": 197.0, "selective": 93.0}
+_ACTIVATION_KIB = {
+    "frozen": 137.0,
+    "trained": 197.0,
+    "frozen, compiled": 93.0,
+    "trained, compiled": 137.0,
+    "selective": 93.0,
+}
 _ACTIVATION_WIDTH = 4096 + 14336
 _NF4_BYTES = 4.127 / 8  # a weight with its share of the scales (QLoRA, section 3)
 _MOMENT_BYTES = {"float32": 4.0, "bfloat16": 2.0, "int8": 1.03}  # int8: and a float32 scale for each 128 or so
@@ -385,7 +348,7 @@ def _fit(
         quantized = flops.matrices(model.model.language_model.layers)
     # the loss takes a chunk at a time: the product in its own width, in float32, and its softmax in float32
     chunk = min(pack * supervised_share, max(1, _CHUNK_LOGITS // text.vocab_size)) * text.vocab_size
-    per_token = _activation_bytes(text, stage, train.recompute, width)
+    per_token = _activation_bytes(text, stage, train, width)
     memory = {
         "weights": (frozen - quantized) * width + quantized * _NF4_BYTES + trainable * (4 if width == 4 else 4 + width),
         "gradients": trainable * 4.0,
@@ -397,7 +360,7 @@ def _fit(
     return memory, max(0, int(left / per_token) // 128 * 128)
 
 
-def _activation_bytes(text: Any, stage: StageSection, recompute: str, width: int) -> float:
+def _activation_bytes(text: Any, stage: StageSection, train: TrainSection, width: int) -> float:
     """Per token, over all layers of the language model."""
 
     def layer(kind: str) -> float:
@@ -406,13 +369,14 @@ def _activation_bytes(text: Any, stage: StageSection, recompute: str, width: int
         )
 
     adapted = stage.lora is not None and "language_model" in stage.lora.parts
-    whole = layer("trained" if "language_model" in stage.trains or adapted else "frozen")
+    trained = "trained" if "language_model" in stage.trains or adapted else "frozen"
+    whole = layer(f"{trained}, compiled" if train.compile else trained)
     between = 0.0  # the adapters of a layer
     if stage.lora is not None and adapted:
         between = 7.0 * stage.lora.rank * width
         if stage.lora.dropout:
             between += (6 * text.hidden_size + text.intermediate_size) * (width + 1)
-    if recompute == "none":
+    if train.recompute == "none":
         return float(text.num_hidden_layers * (whole + between))
-    kept = layer("selective") + between if recompute == "selective" else text.hidden_size * width
+    kept = layer("selective") + between if train.recompute == "selective" else text.hidden_size * width
     return float(text.num_hidden_layers * kept + whole + between)

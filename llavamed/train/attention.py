@@ -74,7 +74,22 @@ def packed_attention(
         )
         assert isinstance(out, torch.Tensor)
         return out.unsqueeze(0), None
-    lengths = cu_seq_lens_q.diff().tolist()
+    out = _by_document(query, key, value, cu_seq_lens_q, scaling, dropout, window)
+    return out.transpose(1, 2), None
+
+
+@torch.compiler.disable  # the lengths are data: a compiled layer steps out here and goes on behind
+def _by_document(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_lens: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+    window: int | None,
+) -> torch.Tensor:
+    """(1, heads, tokens, head_dim), document by document."""
+    lengths = cu_seq_lens.diff().tolist()
     documents = [
         F.scaled_dot_product_attention(
             q,
@@ -88,7 +103,7 @@ def packed_attention(
         )
         for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     ]
-    return torch.cat(documents, dim=2).transpose(1, 2), None
+    return torch.cat(documents, dim=2)
 
 
 def _band(length: int, window: int, device: torch.device) -> torch.Tensor:

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 
 from llavamed.errors import InputError
+from llavamed.train.last_layer import is_trimmed
 from llavamed.train.loss import weighted_cross_entropy
 
 
@@ -98,8 +99,11 @@ def image_features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     return features
 
 
-def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
-    """The language model's last hidden states (T, dim) of a pack; the caller has switched on `attention.packed`."""
+def hidden_states(model: Any, batch: Batch, predict_from: torch.Tensor | None = None) -> torch.Tensor:
+    """The language model's last hidden states (T, dim) of a pack; the caller has switched on `attention.packed`.
+
+    With `predict_from` (S,) only those of these positions: (S, dim).
+    """
     language_model = model.model.language_model
     embeddings = language_model.get_input_embeddings()(batch.input_ids)  # (T, dim)
     if batch.pixels is not None:
@@ -109,6 +113,10 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
             embeddings = embeddings.index_copy(0, batch.image_positions, features)
         else:  # `with_image`: the tower and the projector take part, and change nothing
             embeddings = embeddings + 0 * features.sum()
+    if torch.is_autocast_enabled(embeddings.device.type):
+        # what runs from layer to layer is as wide as what layers multiply, also where the embedding is in float32
+        embeddings = embeddings.to(torch.get_autocast_dtype(embeddings.device.type))
+    trimmed = predict_from is not None and is_trimmed(language_model)
     states: torch.Tensor = language_model(
         inputs_embeds=embeddings.unsqueeze(0),
         position_ids=batch.position_ids.unsqueeze(0),
@@ -117,8 +125,9 @@ def hidden_states(model: Any, batch: Batch) -> torch.Tensor:
         cu_seq_lens_k=batch.cu_seq_lens,
         max_length_q=batch.max_length,
         max_length_k=batch.max_length,
+        **({"predict_from": predict_from} if trimmed else {}),
     ).last_hidden_state[0]
-    return states
+    return states if predict_from is None or trimmed else states.index_select(0, predict_from)
 
 
 def with_image(batch: Batch, shape: tuple[int, int, int]) -> Batch:
@@ -139,5 +148,5 @@ class PackLoss(torch.nn.Module):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """A float32 scalar with gradient."""
-        states = hidden_states(self.model, batch).index_select(0, batch.predict_from)
+        states = hidden_states(self.model, batch, batch.predict_from)
         return weighted_cross_entropy(states, self.model.lm_head.weight, batch.targets, batch.weights)

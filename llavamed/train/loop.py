@@ -51,7 +51,7 @@ from llavamed.model import folder as model_folder
 from llavamed.model.parts import Assembled
 from llavamed.progress import Progress
 from llavamed.recipe import StageSection, TrainSection
-from llavamed.train import checkpoint, lora
+from llavamed.train import checkpoint, lora, speed
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.forward import Batch, PackLoss, with_image
@@ -162,14 +162,16 @@ class _Run:
         self._training()
         self.loss = PackLoss(model)
         if ranks.world > 1:
+            speed.prepare(model, train, stage)
             shard(self.loss, list(model.model.language_model.layers), ranks, self.autocast)
             now = dict(model.named_parameters())
             self.parameters = {part: {name: now[name] for name in named} for part, named in self.parameters.items()}
         else:
             widen(model)
             model.to(self.device)
+            speed.prepare(model, train, stage)
         self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
-        self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas)
+        self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas, train.optimizer_state)
         self.state = training_state(self.parameters, self.optimizer)
         self.meter = Meter(model.config, examples, schedule, stage, train.dtype, self.device, ranks.world)
 
@@ -288,12 +290,13 @@ class _Run:
         self.state = {}
         assembled = self._gathered()
         if self.ranks.first:
+            assembled.model.to("cpu").eval()
+            speed.restore(assembled.model)
             if self.stage.lora is not None:
                 lora.finish(assembled, self.stage, self.out / lora.FOLDER, made_from)
             for parameter in assembled.model.parameters():
                 parameter.data = parameter.data.to(self.folder_dtype)
                 parameter.requires_grad_(False)
-            assembled.model.to("cpu").eval()
             model_folder.save(assembled, self.out / MODEL)
         self.ranks.wait()
         rows = read_rows(self.out / METRICS)

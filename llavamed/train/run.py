@@ -45,8 +45,10 @@ from llavamed.train.validate import Score
 
 STAGES = ("align", "instruct", "finetune")
 UNTRAINED = "untrained"
-# keys of `train`
-_ALSO_DECIDES = {"max_tokens", "tokens_per_pack", "clip_grad_norm", "adam_betas", "dtype", "validation"}
+_ALSO_DECIDES = {  # keys of `train`
+    "max_tokens", "tokens_per_pack", "clip_grad_norm", "adam_betas", "dtype", "validation", "optimizer_state",
+    "fp8_frozen",
+}  # fmt: skip
 
 
 def train(recipe: Recipe, out: Path, resume: bool = True, score: Score | None = None) -> Manifest:

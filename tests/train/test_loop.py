@@ -102,12 +102,14 @@ def test_only_the_parts_that_train_change(run: Run, parts: ModelSection, tmp_pat
     assert all("multi_modal_projector" in name for name in changed)
 
 
+@pytest.mark.parametrize("keys", [{}, {"optimizer_state": "bfloat16", "recompute": "selective"}])
 def test_a_crash_after_five_steps_and_a_resume_end_as_if_nothing_had_happened(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
 ) -> None:
     """The crash comes three steps after the last checkpoint, so those three are done again."""
-    run(tmp_path / "straight")
-    often = TRAIN.model_copy(update={"checkpoint_minutes": 1e-9})
+    train = TRAIN.model_copy(update=keys)
+    run(tmp_path / "straight", train)
+    often = train.model_copy(update={"checkpoint_minutes": 1e-9})
 
     class Crash(Exception):
         pass
@@ -123,7 +125,7 @@ def test_a_crash_after_five_steps_and_a_resume_end_as_if_nothing_had_happened(
     with (tmp_path / "resumed" / "metrics.jsonl").open("a") as log:
         log.write('{"step": 5, "lo')  # a line cut short by the crash
     monkeypatch.undo()
-    run(tmp_path / "resumed")
+    run(tmp_path / "resumed", train)
     assert _curve(tmp_path / "resumed") == _curve(tmp_path / "straight")
     assert _weights(tmp_path / "resumed") == _weights(tmp_path / "straight")
 
