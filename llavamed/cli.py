@@ -192,7 +192,14 @@ def train(
         return
     from llavamed.train.run import train as run_training
 
-    made = run_training(settings, out, resume)
+    validation, score = settings.train.validation, None
+    if validation.benchmark is not None and validation.every:
+        from llavamed.evaluate.run import small_score
+
+        if validation.data is None:
+            raise InputError(f"train.validation.benchmark is {validation.benchmark}; set train.validation.data too")
+        score = small_score(validation.benchmark, Path(validation.data), validation.questions)
+    made = run_training(settings, out, resume, score)
     if SPEAKS:
         _funnel(made.counts, {}, as_json)
         print(f"report: {out / 'report.html'}", file=sys.stderr)

@@ -68,6 +68,26 @@ def test_every_stage_leaves_a_manifest_and_a_report(small_demo: tuple[Path, pipe
     ]
 
 
+GOLDEN = Path(__file__).parent / "golden" / "tiny-losses.json"
+
+
+def test_the_loss_curves_are_the_golden_ones(small_demo: tuple[Path, pipeline.Outcome]) -> None:
+    """Any change of what training sees or does shows here. Where one is meant, delete the file, run this test and
+    look at the difference. Machines add in other orders: the first step agrees closely, later ones drift."""
+    out, _ = small_demo
+    found = {
+        stage: [json.loads(line)["loss"] for line in (out / "train" / stage / "metrics.jsonl").read_text().splitlines()]
+        for stage in ("align", "instruct")
+    }
+    if not GOLDEN.exists():
+        GOLDEN.write_text(json.dumps({k: [round(v, 6) for v in curve] for k, curve in found.items()}, indent=1) + "\n")
+        pytest.fail(f"{GOLDEN.name} was absent and is written anew; commit it if the curve is right")
+    golden = json.loads(GOLDEN.read_text())
+    for stage, curve in golden.items():
+        assert found[stage][0] == pytest.approx(curve[0], rel=1e-5)
+        assert found[stage] == pytest.approx(curve, rel=5e-3)
+
+
 def test_a_finished_demo_is_not_repeated(small_demo: tuple[Path, pipeline.Outcome]) -> None:
     out, first = small_demo
     before = {p: p.stat().st_mtime_ns for p in out.rglob(manifest.NAME)}

@@ -40,9 +40,18 @@ class LocalEngine:
         if dtype is None and device.type == "cpu":
             dtype = torch.float32  # half precision on a CPU is slower, and rarely what was wanted
         assembled = folder.load(Path(path), dtype)
-        self.name = _name(Path(path))
-        self.processor = assembled.processor
-        self.model = assembled.model.to(device)
+        assembled.model.to(device)
+        self._hold(assembled, _name(Path(path)))
+
+    @classmethod
+    def around(cls, assembled: folder.Assembled, name: str) -> LocalEngine:
+        """An engine of a model in memory, which stays where and as it is."""
+        engine = cls.__new__(cls)
+        engine._hold(assembled, name)
+        return engine
+
+    def _hold(self, assembled: folder.Assembled, name: str) -> None:
+        self.name, self.processor, self.model = name, assembled.processor, assembled.model
         self._lock = threading.Lock()
 
     def generate(self, requests: Sequence[Request]) -> list[str]:

@@ -12,18 +12,23 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from llavamed import manifest
 from llavamed.corpus.store import open_images
-from llavamed.engine import Engine, connect, public_name
+from llavamed.engine import Engine, Request, connect, public_name
+from llavamed.engine.local import LocalEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, page
 from llavamed.evaluate.metrics import llava_med
 from llavamed.evaluate.predict import predict
 from llavamed.evaluate.score import Scores, score
+from llavamed.imaging.decode import decode
 from llavamed.model import folder as model_folder
+from llavamed.model.folder import Assembled
 from llavamed.recipe import EvaluateSection
+from llavamed.records import user
 
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model")  # weights, settings, template, tokenizer
 
@@ -31,6 +36,40 @@ _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model")  # weights, setting
 def check(benchmark_name: str, data: Path, split: str = "test") -> None:
     """Raises InputError for an unknown name, missing files or missing images: what `evaluate` would say at once."""
     benchmarks.load(benchmark_name, data, split).require_images()
+
+
+def small_score(
+    benchmark_name: str, data: Path, questions: int, split: str = "test", batch_size: int = 32, max_new_tokens: int = 32
+) -> Callable[[Assembled], tuple[str, float]]:
+    """A function from a model in memory to (name, per cent): the mean strict score of a few of a benchmark's questions,
+    evenly spaced. For looking on while a model trains: without controls or an interval it is not a result.
+
+    A closed question counts by its accuracy, an open one by its recall. Raises InputError as `check` does.
+    """
+    benchmark = benchmarks.load(benchmark_name, data, split)
+    benchmark.require_images()
+    every = -(-len(benchmark.questions) // questions)
+    chosen = benchmark.questions[::every]
+    name = f"{benchmark.name} {split}, {len(chosen)} questions"
+    picture = open_images(benchmark.images)
+
+    def score_of(assembled: Assembled) -> tuple[str, float]:
+        engine = LocalEngine.around(assembled, name)
+        requests = [
+            Request((user(benchmark.ask(q), images=1),), (decode(picture(q.image), where=q.image),), max_new_tokens)
+            for q in chosen
+        ]
+        answers = [a for start in range(0, len(chosen), batch_size)
+                   for a in engine.generate(requests[start : start + batch_size])]  # fmt: skip
+        values = [
+            llava_med.strict_closed(answer, q.answer, q.options)
+            if q.closed
+            else llava_med.strict_overlap(answer, q.answer).recall
+            for answer, q in zip(answers, chosen, strict=True)
+        ]
+        return name, 100 * sum(values) / len(values)
+
+    return score_of
 
 
 def evaluate(
