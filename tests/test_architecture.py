@@ -22,6 +22,7 @@ FLOORS = (  # lowest first; the ground floor's modules may import each other
     ("pipeline", "doctor"),
     ("serve", "demo"),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 

@@ -65,13 +65,14 @@ _CHUNK_LOGITS = 2**24  # the most logits that train/loss.py holds at a time
 UTILISATION = 0.4
 
 # what to change where no pack fits, the least first
-_REMEDIES: tuple[dict[str, str], ...] = (
+_ADAPTERS = {"train.{stage}.trains": ["projector"]}
+_REMEDIES: tuple[dict[str, Any], ...] = (
     {"train.recompute": "selective"},
     {"train.recompute": "selective", "train.optimizer_state": "bfloat16"},
     {"train.recompute": "selective", "train.optimizer_state": "int8"},
     {"train.recompute": "full", "train.optimizer_state": "int8"},
-    {"train.recompute": "selective", "train.{stage}.lora.quantize": "none"},
-    {"train.recompute": "full", "train.{stage}.lora.quantize": "nf4"},
+    {"train.recompute": "selective", **_ADAPTERS, "train.{stage}.lora.quantize": "none"},
+    {"train.recompute": "full", **_ADAPTERS, "train.{stage}.lora.quantize": "nf4"},
 )
 
 
@@ -283,7 +284,8 @@ def _remedy(
         train = changed(recipe, values).train
         pack = recipe.train.max_tokens
         if _fit(model, getattr(train, name), train, gpu, pack, supervised / tokens)[1] >= pack:
-            return " ".join(f"--set {key}={value}" for key, value in values.items())
+            listed = {key: f"[{', '.join(v)}]" if isinstance(v, list) else v for key, v in values.items()}
+            return " ".join(f"--set {key}={value}" for key, value in listed.items())
     return ""
 
 

@@ -139,14 +139,18 @@ def with_image(batch: Batch, shape: tuple[int, int, int]) -> Batch:
     return batch if batch.pixels is not None else replace(batch, pixels=torch.zeros(1, *shape))
 
 
+def pack_loss(model: Any, batch: Batch) -> torch.Tensor:
+    """The pack's share of the step's loss: a float32 scalar with gradient."""
+    states = hidden_states(model, batch, batch.predict_from)
+    return weighted_cross_entropy(states, model.lm_head.weight, batch.targets, batch.weights)
+
+
 class PackLoss(torch.nn.Module):
-    """A model whose forward is a pack's share of the step's loss: what is sharded over ranks as one module."""
+    """A model whose forward is `pack_loss`: the module that several ranks share out."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """A float32 scalar with gradient."""
-        states = hidden_states(self.model, batch, batch.predict_from)
-        return weighted_cross_entropy(states, self.model.lm_head.weight, batch.targets, batch.weights)
+        return pack_loss(self.model, batch)

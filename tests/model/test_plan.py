@@ -82,14 +82,17 @@ def test_too_little_memory_is_said_with_the_pack_that_fits() -> None:
     assert "too much for one GPU" in text
 
 
+ADAPTERS = "--set train.instruct.trains=[projector]"
+
+
 @pytest.mark.parametrize(
     ("memory", "overrides", "remedy"),
     [
         (150e9, ["train.optimizer_state=bfloat16", "train.max_tokens=8192"], "--set train.recompute=selective"),
         (130e9, [], "--set train.recompute=selective --set train.optimizer_state=bfloat16"),
         (110e9, [], "--set train.recompute=selective --set train.optimizer_state=int8"),
-        (48e9, [], "--set train.recompute=selective --set train.instruct.lora.quantize=none"),
-        (24e9, [], "--set train.recompute=full --set train.instruct.lora.quantize=nf4"),
+        (48e9, [], f"--set train.recompute=selective {ADAPTERS} --set train.instruct.lora.quantize=none"),
+        (24e9, [], f"--set train.recompute=full {ADAPTERS} --set train.instruct.lora.quantize=nf4"),
         (10e9, [], ""),
     ],
 )

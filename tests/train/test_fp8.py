@@ -15,7 +15,8 @@ from llavamed.model.parts import build, trainable_parameters
 from llavamed.recipe import ModelSection, StageSection, TrainSection
 from llavamed.train.data import Pixels, read_examples
 from llavamed.train.fp8 import LARGEST, Fp8Linear, freeze, quantise, quantise_tokens, unfreeze
-from llavamed.train.loop import read_metrics, run_stage
+from llavamed.train.loop import run_stage
+from llavamed.train.validate import read_rows
 
 HALF_STEP = 2**-4  # three bits of mantissa: a value is at most a sixteenth of itself away
 
@@ -116,7 +117,7 @@ def test_align_has_the_loss_curve_of_the_exact_weights_and_leaves_them_untouched
         out = tmp_path / str(fp8)
         made_from = Manifest("stage", settings=stage.model_dump())
         run_stage(assembled, examples, pixels, "align", stage, train, out, 0, made_from)
-        curves[fp8] = [row["loss"] for row in read_metrics(out / "metrics.jsonl")]
+        curves[fp8] = [row["loss"] for row in read_rows(out / "metrics.jsonl")]
         assert manifest.read(out) is not None
     exact, found = torch.tensor(curves[False]), torch.tensor(curves[True])
     assert not torch.equal(exact, found)

@@ -20,6 +20,7 @@ from llavamed import recipe
 from llavamed.errors import InputError
 from llavamed.manifest import Manifest
 from llavamed.model import folder as model_folder
+from llavamed.model import gpus
 from llavamed.model.parts import build
 from llavamed.model.plan import plan
 from llavamed.recipe import LoraSection, ModelSection, StageSection, TrainSection
@@ -27,8 +28,9 @@ from llavamed.train import loop, lora
 from llavamed.train.attention import packed
 from llavamed.train.data import Pixels, make_batch, read_examples, step_weights
 from llavamed.train.forward import pack_loss
-from llavamed.train.loop import read_metrics, run_stage
+from llavamed.train.loop import run_stage
 from llavamed.train.run import train
+from llavamed.train.validate import read_rows
 
 peft = pytest.importorskip("peft")
 bitsandbytes = pytest.importorskip("bitsandbytes")
@@ -223,7 +225,7 @@ def test_a_stage_resumed_in_the_middle_ends_as_one_that_was_not_interrupted(
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "resumed", settings)
     monkeypatch.undo()
-    assert len(read_metrics(tmp_path / "resumed" / "metrics.jsonl")) == 5
+    assert len(read_rows(tmp_path / "resumed" / "metrics.jsonl")) == 5
     run(tmp_path / "resumed", settings)
     for name in ("model/model.safetensors", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), name
@@ -268,15 +270,15 @@ def test_the_plan_counts_what_is_trained(base: Path) -> None:
         "tiny", ["train.instruct.trains=[projector]", "train.instruct.lora={parts: [language_model, vision_tower]}"]
     )
     assert settings.train.instruct is not None
-    found = plan(settings).stages[-1]
+    found = plan(settings, gpus.named("h200")).stages[-1]
     chosen = lora.trainable(build(settings.model, 0), settings.train.instruct, 0)
     assert found.trainable == sum(p.numel() for named in chosen.values() for p in named.values())
     assert found.trains == ("projector", "LoRA on language_model", "LoRA on vision_tower")
 
 
 def test_four_bits_save_what_qlora_says() -> None:
-    qlora = plan(recipe.load("llava-med-v1.5-24gb"))
-    lora_ = plan(recipe.load("llava-med-v1.5-24gb", ["train.instruct.lora.quantize=none"]))
+    qlora = plan(recipe.load("llava-med-v1.5-24gb"), gpus.named("h200"))
+    lora_ = plan(recipe.load("llava-med-v1.5-24gb", ["train.instruct.lora.quantize=none"]), gpus.named("h200"))
     assert qlora.stages[-1].trainable == 335_544_320 + 20_979_712  # rank 128 on Mistral-7B's linear layers
     saved = lora_.stages[-1].memory["weights"] - qlora.stages[-1].memory["weights"]
     assert saved == pytest.approx(6_979_321_856 * (2 - 4.127 / 8))

@@ -17,6 +17,7 @@ from llavamed.recipe import ModelSection, Recipe, changed
 from llavamed.records import Conversation
 from llavamed.train import loop
 from llavamed.train.run import train
+from llavamed.train.validate import read_rows
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -168,7 +169,7 @@ def test_a_tracker_gets_every_step_and_one_that_is_missing_stops_the_run_before_
     for name in ("align", "instruct"):
         events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard" / name)).Reload()
         told = {e.step: e.value for e in events.Scalars("loss")}
-        written = {row["step"]: row["loss"] for row in loop.read_metrics(tmp_path / "run" / name / "metrics.jsonl")}
+        written = {row["step"]: row["loss"] for row in read_rows(tmp_path / "run" / name / "metrics.jsonl")}
         assert told == pytest.approx(written)
     monkeypatch.setattr("llavamed.train.track.find_spec", lambda name: None)
     with pytest.raises(InputError, match="pip install wandb"):

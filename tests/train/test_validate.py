@@ -60,11 +60,13 @@ def test_held_out_records_are_not_trained_on_and_their_loss_is_the_models_own(
     for conversation in (c for c in conversations if c.id in held_out.ids):
         encoded = encode(assembled.processor, conversation)
         labels = np.where(encoded.supervised, encoded.input_ids, -100)[None]
-        pictures = {"pixel_values": torch.from_numpy(pixels.load(conversation.images[0])[None])}
+        pictures = {}
+        if conversation.images:
+            pictures["pixel_values"] = torch.from_numpy(pixels.load(conversation.images[0])[None])
         with torch.no_grad():
             ids = torch.from_numpy(encoded.input_ids[None].astype(np.int64))
             out = model(input_ids=ids, labels=torch.from_numpy(labels.astype(np.int64)),
-                        **(pictures if conversation.images else {}))  # fmt: skip
+                        **pictures)  # fmt: skip
         total += float(out.loss) * encoded.supervised[1:].sum()
         count += encoded.supervised[1:].sum()
     assert rows[-1]["loss"] == pytest.approx(total / count, rel=1e-5)
