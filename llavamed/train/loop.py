@@ -270,6 +270,9 @@ class _Run:
             if loss.requires_grad:  # in `align` a pack without images teaches the projector nothing
                 (loss * self.ranks.world).backward()
             losses.append(loss.detach())
+        for parameter in self.trained:
+            if parameter.grad is None:  # no pack reached it: a zero gradient, as with several ranks, and not no update
+                parameter.grad = torch.zeros_like(parameter)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.trained, self.train.clip_grad_norm))
         by_pack, grad_norm = torch.stack(losses).tolist(), norm.item()
         (step_loss,) = self.ranks.total([sum(by_pack)])

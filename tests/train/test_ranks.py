@@ -21,8 +21,8 @@ from llavamed.train.validate import read_rows
 SECONDS = 240
 
 
-@pytest.fixture
-def recipe(parts: ModelSection, data: Path, images: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def recipe(parts: ModelSection, data: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Both stages; three examples a step leave some packs without an image, and the last step with fewer than ranks."""
     stage = {"data": str(data), "images": str(images), "epochs": 2, "batch_size": 7, "learning_rate": 3e-3}
     tree = {
@@ -35,7 +35,7 @@ def recipe(parts: ModelSection, data: Path, images: Path, tmp_path: Path) -> Pat
             "instruct": {**stage, "trains": ["projector", "language_model"]},
         },
     }
-    path = tmp_path / "two-ranks.yaml"
+    path = tmp_path_factory.mktemp("ranks") / "two-ranks.yaml"
     path.write_text(yaml.safe_dump(tree))
     return path
 
@@ -91,11 +91,11 @@ def assert_same(one: Path, other: Path) -> None:
             torch.testing.assert_close(before[name], after[name], rtol=1e-4, atol=1e-5)
 
 
-@pytest.fixture
-def alone(recipe: Path, tmp_path: Path) -> Path:
-    code, said = train(recipe, tmp_path / "alone", 1)
+@pytest.fixture(scope="module")
+def alone(recipe: Path) -> Path:
+    code, said = train(recipe, recipe.parent / "alone", 1)
     assert code == 0, said
-    return tmp_path / "alone"
+    return recipe.parent / "alone"
 
 
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
