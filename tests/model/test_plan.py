@@ -184,3 +184,12 @@ def test_tables_are_whole_and_of_text() -> None:
 def test_an_unknown_base_says_how_to_get_it() -> None:
     with pytest.raises(InputError, match="hf download nobody/nothing"):
         plan(recipe.load("tiny", ["model.language_model=nobody/nothing"]), A100)
+
+
+def test_smaller_states_and_recomputation_are_counted() -> None:
+    keys = {"train.optimizer_state": "bfloat16", "train.recompute": "full"}
+    plain = plan(recipe.load("llava-med-v1.5"), A100).stages[1]
+    small = plan(recipe.changed(recipe.load("llava-med-v1.5"), keys), A100).stages[1]
+    assert small.memory["AdamW"] == plain.memory["AdamW"] / 2
+    assert small.memory["activations"] < plain.memory["activations"] / 20
+    assert small.pack_tokens_that_fit >= plain.pack_tokens_that_fit
