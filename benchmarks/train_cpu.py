@@ -1,0 +1,376 @@
+"""Training on a CPU: the engine beside transformers' `Trainer` and TRL's `SFTTrainer`, in one process.
+
+    pip install "trl==1.16.*" accelerate datasets       into an environment of its own: they are no dependency
+    python benchmarks/train_cpu.py [--threads N] [--quick]
+
+Everyone trains a copy of the same weights (the demo's two million parameters), in float32, with AdamW (fused, constant
+rate 1e-3, no decay, gradients clipped at 1), 32 examples a step, the loss the mean over the step's supervised tokens.
+Lengths follow LLaVA-Med's data: a caption has 120 tokens (deviation 1.1 times the mean, log-normal), a conversation of
+four turns 335 with its template (deviation a third), 225 of them supervised; 36 more are the picture. The words are
+the demo's, and every picture is at the tower's size.
+
+    llavamed    `train.loop.run_stage`: packed
+    Trainer     padded; token ids, labels and preprocessed pixels are ready in memory, as they are for us
+    SFTTrainer  padded (it refuses to pack pictures); its own collator, which renders the template, tokenises and
+                preprocesses the picture for every batch: pictures and messages are what it takes
+
+A peer runs at the best of its batch sizes, the rest of a step by accumulation, and at the best of two orders: the plan's,
+and `group_by_length`, which draws the examples of a step by length. The choice is made on fewer steps before.
+
+Time is that of the training loop: the sum of `seconds` in metrics.jsonl; from `on_train_begin` to the end of the last
+step. Loading, the first checkpoint and saving are outside. All steps count: what is grouped by length begins with the
+longest, and to skip these would flatter it; the choice of the batch size before has warmed everyone up. Repeats are
+interleaved; a ratio is taken within a repeat.
+
+Equal loss: on 64 held-out examples after the last step, everyone's by the same plain forward of transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import datasets
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+import trl
+from PIL import Image
+
+from llavamed.demo.draw import draw
+from llavamed.demo.truth import sample
+from llavamed.demo.wording import tell
+from llavamed.manifest import Manifest
+from llavamed.model import chat
+from llavamed.model.parts import Assembled, build, trainable_parameters
+from llavamed.recipe import ModelSection, StageSection, TrainSection
+from llavamed.records import Conversation, assistant, user, write_jsonl
+from llavamed.train.data import Examples, Pixels, read_examples
+from llavamed.train.loop import run_stage
+from llavamed.train.validate import read_rows
+
+SEED, BATCH, HELD_OUT, TOLERANCE = 0, 32, 64, 0.02
+BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+TRAIN = TrainSection(tokens_per_pack=4096)  # as in the demo's recipe
+STAGES = {
+    "align": StageSection(trains=("projector",)),
+    "instruct": StageSection(trains=("projector", "language_model")),
+}
+STAGES = {
+    name: stage.model_copy(update={"batch_size": BATCH, "warmup_ratio": 0.0, "schedule": "constant"})
+    for name, stage in STAGES.items()
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What everyone trains on in one stage; `order` is the plan's."""
+
+    name: str
+    assembled: Assembled  # never trained, only copied
+    conversations: list[Conversation]
+    examples: Examples
+    held_out: Examples
+    pixels: Pixels
+    images: Path
+    order: list[int]
+
+    def first(self, steps: int) -> list[int]:
+        return self.order[: steps * BATCH]
+
+
+@dataclass(frozen=True)
+class Result:
+    examples_per_second: float
+    training_loss: float  # mean over the steps
+    held_out_loss: float
+
+
+def text(tokenizer: Any, tokens: int, rng: np.random.Generator) -> str:
+    """Sentences of the demo's articles, of about so many tokens."""
+    words: list[str] = []
+    while (have := len(tokenizer(" ".join(words), add_special_tokens=False)["input_ids"])) < tokens:
+        told = tell(sample(rng), "Figure 2", rng)
+        words += " ".join((told.caption, *told.sentences)).split()
+    return " ".join(words[: max(1, round(len(words) * tokens / have))])
+
+
+def conversation(tokenizer: Any, stage: str, number: int, rng: np.random.Generator) -> Conversation:
+    if stage == "align":
+        sigma = np.sqrt(np.log(1 + 1.1**2))
+        tokens = int(np.clip(rng.lognormal(np.log(120) - sigma**2 / 2, sigma), 8, 900))
+        turns = [user("Describe the image briefly.", images=1), assistant(text(tokenizer, tokens, rng))]
+    else:
+        answers = np.clip(rng.normal(225, 225 / 3), 40, 900) / 4 - 1  # one more is the end of text
+        turns = []
+        for turn in range(4):
+            turns.append(user(text(tokenizer, 19, rng), images=int(turn == 0)))
+            turns.append(assistant(text(tokenizer, int(answers), rng)))
+    return Conversation(f"c-{number:05d}", (f"{number:05d}.png",), tuple(turns))
+
+
+def make_work(stage: str, steps: int, out: Path) -> Work:
+    rng = np.random.default_rng([SEED, len(stage)])
+    assembled = build(ModelSection(vision_tower="tiny", language_model="tiny"), SEED)
+    processor = assembled.processor
+    side = chat.image_side(processor.image_processor)
+    (out / "images").mkdir(parents=True)
+    everything = []
+    for number in range(steps * BATCH + HELD_OUT):
+        Image.fromarray(draw(sample(rng), rng, side)).save(out / "images" / f"{number:05d}.png")
+        everything.append(conversation(processor.tokenizer, stage, number, rng))
+    pixels = Pixels(out / "images", processor)
+    parts = {"train": everything[:-HELD_OUT], "held_out": everything[-HELD_OUT:]}
+    read = {}
+    for name, part in parts.items():
+        write_jsonl(out / f"{name}.jsonl", part)
+        read[name] = read_examples(out / f"{name}.jsonl", pixels, processor, TRAIN.max_tokens)
+    order = np.random.default_rng([SEED, 0]).permutation(steps * BATCH).tolist()  # pack.plan_epoch's
+    return Work(
+        stage, assembled, parts["train"], read["train"], read["held_out"], pixels, out / "images", order
+    )
+
+
+def held_out_loss(work: Work, model: Any) -> float:
+    """The mean over supervised tokens, by the plain forward of a fresh model with the trained weights."""
+    plain = copy.deepcopy(work.assembled.model)
+    plain.load_state_dict(model.state_dict())
+    total = count = 0.0
+    with torch.no_grad():
+        for start in range(0, HELD_OUT, 8):
+            rows = [row(work, index, work.held_out) for index in range(start, start + 8)]
+            batch = padded(rows)
+            labels = batch.pop("labels")[:, 1:].flatten()
+            logits = plain(**batch).logits[:, :-1].flatten(0, 1)
+            total += F.cross_entropy(logits, labels, reduction="sum").item()
+            count += float((labels != -100).sum())
+    return total / count
+
+
+def llavamed(work: Work, steps: int, out: Path) -> Result:
+    """Our engine, as `llavamed train` runs it."""
+    members = sorted(work.first(steps)) if steps * BATCH < len(work.order) else range(len(work.order))
+    examples = Examples(
+        **{key: [value[i] for i in members] for key, value in vars(work.examples).items() if isinstance(value, list)},
+        lengths=work.examples.lengths[list(members)],
+        targets=work.examples.targets[list(members)],
+    )
+    mine = Assembled(copy.deepcopy(work.assembled.model), work.assembled.processor)
+    stage = STAGES[work.name]
+    run_stage(mine, examples, work.pixels, work.name, stage, TRAIN, out, SEED, Manifest("stage"))
+    rows = read_rows(out / "metrics.jsonl")
+    seconds = sum(step["seconds"] for step in rows)
+    losses = [step["loss"] for step in rows]
+    return Result(steps * BATCH / seconds, statistics.mean(losses), held_out_loss(work, mine.model))
+
+
+def row(work: Work, index: int, examples: Examples) -> dict[str, torch.Tensor]:
+    """One example as the `Trainer` is given it."""
+    ids = torch.from_numpy(examples.input_ids[index].astype(np.int64))
+    labels = torch.where(torch.from_numpy(examples.supervised[index]), ids, -100)
+    pixels = np.stack([work.pixels.load(key) for key in examples.images[index]])
+    return {"input_ids": ids, "labels": labels, "pixel_values": torch.from_numpy(pixels)}
+
+
+def padded(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids, labels = [one["input_ids"] for one in rows], [one["labels"] for one in rows]
+    return {
+        "input_ids": pad(ids, batch_first=True, padding_value=0),
+        "attention_mask": pad([torch.ones_like(one) for one in ids], batch_first=True),
+        "labels": pad(labels, batch_first=True, padding_value=-100),
+        "pixel_values": torch.cat([one["pixel_values"] for one in rows]),
+    }
+
+
+class Clock(transformers.TrainerCallback):
+    """When the loop began and when its last step ended."""
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.began = self.ended = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.ended = time.perf_counter()
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a peer is run."""
+
+    batch_size: int
+    grouped: bool
+
+    def __str__(self) -> str:
+        return f"padded, batch {self.batch_size}" + (", by length" if self.grouped else "")
+
+
+def settings(way: Way, steps: int, out: Path) -> dict[str, Any]:
+    return {
+        "output_dir": str(out),
+        "per_device_train_batch_size": way.batch_size,
+        "gradient_accumulation_steps": BATCH // way.batch_size,
+        "max_steps": steps,
+        "train_sampling_strategy": "group_by_length" if way.grouped else "sequential",
+        "optim": "adamw_torch_fused",
+        "learning_rate": STAGES["align"].learning_rate,
+        "lr_scheduler_type": "constant",
+        "adam_beta1": TRAIN.adam_betas[0],
+        "adam_beta2": TRAIN.adam_betas[1],
+        "weight_decay": 0.0,
+        "max_grad_norm": TRAIN.clip_grad_norm,
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "logging_steps": 1,
+        "disable_tqdm": True,
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": False,
+        "seed": SEED,
+    }
+
+
+def measured(trainer: Any, work: Work, steps: int) -> Result:
+    trainer.remove_callback(transformers.PrinterCallback)
+    clock = Clock()
+    trainer.add_callback(clock)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    rate = steps * BATCH / (clock.ended - clock.began)
+    return Result(rate, statistics.mean(losses), held_out_loss(work, trainer.model))
+
+
+def frozen_copy(work: Work) -> Any:
+    model: Any = copy.deepcopy(work.assembled.model)
+    trainable_parameters(model, STAGES[work.name].trains)
+    return model
+
+
+def trainer(work: Work, steps: int, out: Path, way: Way) -> Result:
+    made = transformers.Trainer(
+        model=frozen_copy(work),
+        args=transformers.TrainingArguments(**settings(way, steps, out)),
+        data_collator=padded,
+        train_dataset=[row(work, index, work.examples) for index in work.first(steps)],
+    )
+    return measured(made, work, steps)
+
+
+def sft_trainer(work: Work, steps: int, out: Path, way: Way) -> Result:
+    chosen = [work.conversations[index] for index in work.first(steps)]
+    data = datasets.Dataset.from_dict(
+        {
+            "messages": [[{"role": m.role, "content": m.text} for m in one.messages] for one in chosen],
+            "images": [[str(work.images / key) for key in one.images] for one in chosen],
+            "length": [int(work.examples.lengths[index]) for index in work.first(steps)],
+        }
+    ).cast_column("images", datasets.List(datasets.Image()))
+    made = trl.SFTTrainer(
+        model=frozen_copy(work),
+        args=trl.SFTConfig(**settings(way, steps, out), max_length=None, assistant_only_loss=True),
+        train_dataset=data,
+        processing_class=copy.deepcopy(work.assembled.processor),
+    )
+    check_labels(made, work, [data[index] for index in range(3)])
+    return measured(made, work, steps)
+
+
+def check_labels(made: Any, work: Work, rows: list[dict[str, Any]]) -> None:
+    """Its collator must supervise the very tokens that we do."""
+    theirs = made.data_collator(rows)
+    for index, ids, labels, mask in zip(
+        work.order, theirs["input_ids"], theirs["labels"], theirs["attention_mask"], strict=False
+    ):
+        ours = row(work, index, work.examples)
+        assert torch.equal(ids[mask.bool()], ours["input_ids"]), index
+        assert torch.equal(labels[mask.bool()], ours["labels"]), index
+
+
+PEERS: dict[str, Callable[[Work, int, Path, Way], Result]] = {"Trainer": trainer, "SFTTrainer": sft_trainer}
+
+
+def best_way(peer: str, work: Work, steps: int, sizes: tuple[int, ...], out: Path) -> Way:
+    """The fastest of all on the first few steps; each once."""
+    ways = [Way(size, grouped) for grouped in (False, True) for size in sizes if size > 1 or not grouped]
+    rates = {way: PEERS[peer](work, steps, out, way).examples_per_second for way in ways}
+    told = "; ".join(f"{way} {rate:.1f}" for way, rate in rates.items())
+    print(f"{work.name}, {peer}, examples/s in {steps} steps: {told}", file=sys.stderr)
+    return max(rates, key=lambda way: rates[way])
+
+
+def spread(values: list[float], digits: int) -> str:
+    low, middle, high = min(values), statistics.median(values), max(values)
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def run(stage: str, steps: int, sweep: int, repeats: int, sizes: tuple[int, ...], scratch: Path) -> list[str]:
+    work = make_work(stage, steps, scratch / stage)
+    lengths, targets = work.examples.lengths, work.examples.targets
+    print(
+        f"{stage}: {len(lengths)} examples, {lengths.mean():.0f} tokens (deviation {lengths.std():.0f}), "
+        f"{targets.mean():.0f} supervised",
+        file=sys.stderr,
+    )
+    out = scratch / f"{stage}-runs"
+    llavamed(work, sweep, out / "warm")
+    ways = {peer: best_way(peer, work, sweep, sizes, out / peer) for peer in PEERS}
+    results: dict[str, list[Result]] = {"llavamed": [], **{peer: [] for peer in PEERS}}
+    for repeat in range(repeats):
+        results["llavamed"].append(llavamed(work, steps, out / f"llavamed-{repeat}"))
+        for peer, way in ways.items():
+            results[peer].append(PEERS[peer](work, steps, out / f"{peer}-{repeat}", way))
+    ours = results["llavamed"]
+    rows = []
+    for name, all_of in results.items():
+        ratios = [
+            mine.examples_per_second / its.examples_per_second for mine, its in zip(ours, all_of, strict=True)
+        ]
+        apart = max(abs(its.held_out_loss - ours[0].held_out_loss) for its in all_of)
+        rows.append(
+            f"| {stage} | {name} | {ways.get(name, f'packs of {TRAIN.tokens_per_pack} tokens')} "
+            f"| {spread([its.examples_per_second for its in all_of], 1)} "
+            f"| {'1' if name == 'llavamed' else spread(ratios, 2)} "
+            f"| {all_of[0].training_loss:.4f} | {all_of[0].held_out_loss:.4f} "
+            f"| {'-' if name == 'llavamed' else 'yes' if apart <= TOLERANCE else f'NO, {apart:.3f} apart'} |"
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch, for everyone")
+    parser.add_argument("--quick", action="store_true", help="one repeat, few steps: checks the script")
+    parser.add_argument("--stage", choices=STAGES, help="this one alone")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+    steps, sweep, repeats, sizes = (4, 1, 1, (4, 16)) if args.quick else (16, 2, 3, BATCH_SIZES)
+    table = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for stage in [args.stage] if args.stage else STAGES:
+            table += run(stage, steps, sweep, repeats, sizes, Path(scratch))
+    print(
+        f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}; {args.threads} "
+        f"threads; {steps} steps of {BATCH} examples; median (range) of {repeats} interleaved repeats; seed {SEED}\n\n"
+        "| stage | trainer | how | examples/s | llavamed is faster by | mean training loss | loss held out "
+        f"| equal within {TOLERANCE} |\n|---|---|---|---|---|---|---|---|"
+    )
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
