@@ -138,9 +138,7 @@ def make_work(stage: str, steps: int, out: Path) -> Work:
         write_jsonl(out / f"{name}.jsonl", part)
         read[name] = read_examples(out / f"{name}.jsonl", pixels, processor, TRAIN.max_tokens)
     order = np.random.default_rng([SEED, 0]).permutation(steps * BATCH).tolist()  # pack.plan_epoch's
-    return Work(
-        stage, assembled, parts["train"], read["train"], read["held_out"], pixels, out / "images", order
-    )
+    return Work(stage, assembled, parts["train"], read["train"], read["held_out"], pixels, out / "images", order)
 
 
 def held_out_loss(work: Work, model: Any) -> float:
@@ -335,9 +333,7 @@ def run(stage: str, steps: int, sweep: int, repeats: int, sizes: tuple[int, ...]
     ours = results["llavamed"]
     rows = []
     for name, all_of in results.items():
-        ratios = [
-            mine.examples_per_second / its.examples_per_second for mine, its in zip(ours, all_of, strict=True)
-        ]
+        ratios = [mine.examples_per_second / its.examples_per_second for mine, its in zip(ours, all_of, strict=True)]
         apart = max(abs(its.held_out_loss - ours[0].held_out_loss) for its in all_of)
         rows.append(
             f"| {stage} | {name} | {ways.get(name, f'packs of {TRAIN.tokens_per_pack} tokens')} "
