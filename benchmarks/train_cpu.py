@@ -14,8 +14,9 @@ the demo's, and every picture is at the tower's size.
     SFTTrainer  padded (it refuses to pack pictures); its own collator, which renders the template, tokenises and
                 preprocesses the picture for every batch: pictures and messages are what it takes
 
-A peer runs at the best of its batch sizes, the rest of a step by accumulation, and at the best of two orders: the plan's,
-and `group_by_length`, which draws the examples of a step by length. The choice is made on fewer steps before.
+A peer runs at the best of its batch sizes, the rest of a step by accumulation, and at the best of two orders: the
+plan's, and `group_by_length`, which draws the examples of a step by length. The choice is made on fewer steps before.
+
 
 Time is that of the training loop: the sum of `seconds` in metrics.jsonl; from `on_train_begin` to the end of the last
 step. Loading, the first checkpoint and saving are outside. All steps count: what is grouped by length begins with the

@@ -91,14 +91,14 @@ class StageSection(_Section):
     lora: LoraSection | None = None  # its parts train by adapters
     trains: tuple[Part, ...] = ("projector",)  # in full
     learning_rate: float = Field(default=1e-3, gt=0)
-    projector_learning_rate: float | None = None  # default: learning_rate
+    projector_learning_rate: float | None = Field(default=None, gt=0)  # default: learning_rate
+    vision_tower_learning_rate: float | None = Field(default=None, gt=0)  # default: learning_rate
     epochs: float = Field(default=1.0, gt=0)
     batch_size: int = Field(default=128, gt=0)
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.0, ge=0)
     loss: Literal["token", "example"] = "token"  # mean over the batch's tokens, or mean of per-example means
-    lora: LoraSection | None = None  # train adapters of these parts, not the parts themselves
 
     @field_validator("trains")
     @classmethod

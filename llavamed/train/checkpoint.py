@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from llavamed import manifest
 from llavamed.errors import InputError
@@ -56,7 +57,7 @@ def save(
         aside.mkdir(parents=True)
     ranks.wait()
     with _without_advice():
-        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))
+        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))  # type: ignore[attr-defined]
     ranks.wait()
     if ranks.first:
         for path in aside.iterdir():
@@ -102,9 +103,11 @@ def restore(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     stored = reader.read_metadata().state_dict_metadata
     assert stored.keys() == tensors.keys(), sorted(stored.keys() ^ tensors.keys())[:4]
     for name, tensor in tensors.items():
-        assert (stored[name].size, stored[name].properties.dtype) == (tensor.shape, tensor.dtype), name
+        kept = stored[name]
+        assert isinstance(kept, TensorStorageMetadata), name
+        assert (kept.size, kept.properties.dtype) == (tensor.shape, tensor.dtype), name
     with _without_advice():
-        dcp.load(dict(tensors), storage_reader=reader)
+        dcp.load(dict(tensors), storage_reader=reader)  # type: ignore[attr-defined]
 
 
 def matches(path: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -115,7 +118,7 @@ def matches(path: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
     for part in _parts(tensors):
         read = {name: torch.empty_like(tensor) for name, tensor in part.items()}
         with _without_advice():
-            dcp.load(read, storage_reader=HuggingFaceStorageReader(str(path)))
+            dcp.load(read, storage_reader=HuggingFaceStorageReader(str(path)))  # type: ignore[attr-defined]
         same &= all(torch.equal(whole(read[name]), whole(tensor)) for name, tensor in part.items())
     return same
 

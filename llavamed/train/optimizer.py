@@ -1,7 +1,7 @@
 """AdamW with a learning rate per part, and its state as named tensors.
 
 The projector is new and the language model is not, so a stage may give the projector a rate of its own
-(`projector_learning_rate`). Matrices decay, vectors (norms and biases) do not. The rate at a step is a
+(`projector_learning_rate`), and the tower a smaller one. Matrices decay, vectors (norms and biases) do not. The rate at a step is a
 function of the step alone, so a resumed run needs no scheduler state.
 
 The moments are made before the first step, as zeros, which is what AdamW itself would do at that step: memory
@@ -50,9 +50,8 @@ def make_optimizer(
     """
     groups = []
     for part, named in parameters.items():
-        rate = stage.learning_rate
-        if part == "projector" and stage.projector_learning_rate is not None:
-            rate = stage.projector_learning_rate
+        own = {"projector": stage.projector_learning_rate, "vision_tower": stage.vision_tower_learning_rate}
+        rate = own.get(part) or stage.learning_rate
         for decay, chosen in (
             (stage.weight_decay, [p for p in named.values() if p.ndim >= 2]),
             (0.0, [p for p in named.values() if p.ndim < 2]),

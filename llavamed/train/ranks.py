@@ -101,14 +101,14 @@ def join(stuck_minutes: float = 10.0) -> Iterator[Ranks]:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    store, rank, world = next(dist.rendezvous("env://"))
+    store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
     patience = timedelta(minutes=2 * stuck_minutes)  # the watchdog speaks first
-    group = dist.PrefixStore("llavamed-group", store)
+    group = dist.PrefixStore("llavamed-group", store)  # type: ignore[attr-defined]
     # parameters meet on the GPU, the checkpoint's planning on the CPU
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo", store=group, rank=rank, world_size=world, timeout=patience
     )
-    watchdog = Watchdog(dist.PrefixStore("llavamed-watchdog", store.clone()), rank, world, 60 * stuck_minutes)
+    watchdog = Watchdog(dist.PrefixStore("llavamed-watchdog", store.clone()), rank, world, 60 * stuck_minutes)  # type: ignore[attr-defined]
     try:
         with watchdog:
             yield Ranks(rank, world, device, watchdog)
@@ -187,7 +187,7 @@ def shard(root: torch.nn.Module, layers: list[torch.nn.Module], ranks: Ranks, ha
 
     With `half` products are taken in bfloat16; gradients are added over the ranks in float32 either way.
     """
-    mesh = dist.init_device_mesh(ranks.device.type, (ranks.world,))
+    mesh = dist.init_device_mesh(ranks.device.type, (ranks.world,))  # type: ignore[attr-defined]
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32)
     for module in (*layers, root):
         widen(module)  # one at a time: a whole model in float32 may be more than a rank can hold

@@ -191,5 +191,5 @@ def test_smaller_states_and_recomputation_are_counted() -> None:
     plain = plan(recipe.load("llava-med-v1.5"), A100).stages[1]
     small = plan(recipe.changed(recipe.load("llava-med-v1.5"), keys), A100).stages[1]
     assert small.memory["AdamW"] == plain.memory["AdamW"] / 2
-    assert small.memory["activations"] < plain.memory["activations"] / 20
+    assert small.memory["activations"] < plain.memory["activations"] / 10
     assert small.pack_tokens_that_fit >= plain.pack_tokens_that_fit
