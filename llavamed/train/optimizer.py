@@ -1,8 +1,8 @@
 """AdamW with a learning rate per part, and its state as named tensors.
 
 The projector is new and the language model is not, so a stage may give the projector a rate of its own
-(`projector_learning_rate`), and the tower a smaller one. Matrices decay, vectors (norms and biases) do not. The rate at a step is a
-function of the step alone, so a resumed run needs no scheduler state.
+(`projector_learning_rate`), and the tower another. Matrices decay, vectors (norms and biases) do not. The rate at a
+step is a function of the step alone, so a resumed run needs no scheduler state.
 
 The moments are made before the first step, as zeros, which is what AdamW itself would do at that step: memory
 that does not suffice and a checkpoint that cannot be written show up in the first minute.
