@@ -27,6 +27,9 @@ SMALL = {
 }
 
 
+TOO_LONG = 900  # seconds; a demo that hangs must not hold up everything else
+
+
 def sets() -> list[str]:
     return [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
 
@@ -142,7 +145,9 @@ def test_conversations_hold_to_the_truth(small_demo: tuple[Path, pipeline.Outcom
 def test_two_demos_of_the_same_seed_are_the_same(tmp_path: Path) -> None:
     for name in ("a", "b"):
         subprocess.run(
-            [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", "--out", tmp_path / name, *sets()], check=True
+            [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", "--out", tmp_path / name, *sets()],
+            check=True,
+            timeout=TOO_LONG,
         )
     assert results(tmp_path / "a") == results(tmp_path / "b")
 
@@ -152,7 +157,7 @@ def test_a_demo_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
     """kill -9 and Ctrl-C in turn, at moments drawn from a seed, ever later within the time that a whole run takes."""
     command = [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", *sets()]
     began = time.monotonic()
-    subprocess.run([*command, "--out", tmp_path / "straight"], check=True)
+    subprocess.run([*command, "--out", tmp_path / "straight"], check=True, timeout=TOO_LONG)
     whole = time.monotonic() - began
     expected = results(tmp_path / "straight")
     rng = random.Random(0)

@@ -4,13 +4,13 @@
 
 LLaVA-Med starts from a pretrained CLIP and a pretrained language model and learns only to join them.
 For the demo to mean the same, its parts are pretrained too, apart from each other and apart from the
-demo: from other seeds, in other words (`wording.PRETRAIN_*`).
+demo: from other seeds, in other words (`pretrain.yaml`).
 
 - The tower is a CLIP vision transformer with two losses: CLIP's contrastive one against a bag-of-words text encoder,
-  and, on the layer that LLaVA will read, linear classifiers of what the caption says (after SuperClass, Huang et al.,
-  2024), each time from a few random patches, so that every patch learns to tell the whole picture. The text encoder
-  and the classifiers are thrown away. The image vector is the mean of the patches, as LLaVA has no use for the class
-  token.
+  and, on the layer that LLaVA will read, linear classifiers of the facts that were drawn (in the manner of SuperClass,
+  Huang et al., 2024, with facts for words), each time from a few random patches, so that every patch learns to tell the
+  whole picture. The text encoder and the classifiers are thrown away. The image vector is the mean of the patches, as
+  LLaVA has no use for the class token.
 - The language model is a Mistral trained on texts about phantom pictures and on questions answered from such
   texts: it can read and answer, and has never seen an image. So that it can read what is not quite a word, which
   is what a projector will give it, most contexts are rows of mixed word embeddings, and all embeddings carry
@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -54,6 +55,8 @@ FEATURE_LAYER = -2  # what LLaVA reads
 READ_PATCHES = 4  # of 36, drawn anew each step: what the classifiers see
 POSITION_STD = 0.4  # of the position embeddings at first. CLIP's 0.02 drowns in patches of 0.5: sides are learned late
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]")
+WORDS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "pretrain.yaml").read_text(encoding="utf-8"))
+HELD_OUT_SHAPES = {w.shape(question) for options in w.HELD_OUT.values() for question in options}
 KINDS = ("modality", "organ", "finding", "side", "size", "count")
 
 
@@ -62,24 +65,24 @@ KINDS = ("modality", "organ", "finding", "side", "size", "count")
 
 def pretrain_caption(truth: Truth, rng: np.random.Generator) -> str:
     modality = w.choose(rng, (DOMAIN_NAMES[truth.domain], *w.CAPTION_MODALITY[truth.domain]))
-    text = w.choose(rng, w.PRETRAIN_HEADS).format(domain=modality, organ=truth.organ)
+    text = w.choose(rng, WORDS["heads"]).format(domain=modality, organ=truth.organ)
     if truth.normal:
-        text += w.choose(rng, w.PRETRAIN_NORMAL)
+        text += w.choose(rng, WORDS["normal"])
     else:
         forms = w.FINDING_FORMS[truth.finding][rng.integers(len(w.FINDING_FORMS[truth.finding]))]
         size = w.choose(rng, w.SIZE_FORMS[truth.size]) if truth.size else ""
         place = w.choose(rng, w.SIDE_PLACES[truth.organ]).format(side=truth.side) if truth.side else ""
         finding = w.finding_phrase(truth, forms, size, True, rng)
-        text += w.choose(rng, w.PRETRAIN_LINKS).format(finding=finding, Finding=w.capital(finding), place=place)
+        text += w.choose(rng, WORDS["links"]).format(finding=finding, Finding=w.capital(finding), place=place)
     return w.capital(" ".join(text.split()).replace(" .", "."))
 
 
 def general_sentence(rng: np.random.Generator) -> str:
     """Plain English that holds no fact, of random length."""
-    parts = [w.choose(rng, w.PRETRAIN_SUBJECTS), w.choose(rng, w.PRETRAIN_VERBS)]
-    parts += [w.choose(rng, w.PRETRAIN_COMPLEMENTS) for _ in range(rng.integers(1, 4))]
+    parts = [w.choose(rng, WORDS["subjects"]), w.choose(rng, WORDS["verbs"])]
+    parts += [w.choose(rng, WORDS["complements"]) for _ in range(rng.integers(1, 4))]
     if rng.random() < 0.3:
-        parts += ["and", w.choose(rng, w.PRETRAIN_SUBJECTS).lower(), w.choose(rng, w.PRETRAIN_VERBS)]
+        parts += ["and", w.choose(rng, WORDS["subjects"]).lower(), w.choose(rng, WORDS["verbs"])]
     return " ".join(parts) + "."
 
 
@@ -103,29 +106,33 @@ def keywords(truth: Truth, rng: np.random.Generator) -> str:
 
 
 def pretrain_question(kind: str, form: str, rng: np.random.Generator) -> str:
-    """A whole question of the table, or one composed of an opening and what is asked."""
-    if rng.random() < 0.4:
-        return w.choose(rng, w.PRETRAIN_QUESTIONS[kind])
-    asked = w.choose(rng, w.PRETRAIN_ASKED[kind])
-    opening = w.choose(rng, w.PRETRAIN_OPENINGS[form])
-    return w.capital(opening.replace("{np}", asked).replace("{clause}", asked))
+    """A whole question of the table, or one composed of an opening and what is asked; never one of the benchmark's."""
+    while True:
+        if rng.random() < 0.5:
+            question = w.choose(rng, WORDS["questions"][kind])
+        else:
+            asked = w.choose(rng, WORDS["asked"][kind])
+            opening = w.choose(rng, WORDS["openings"][form])
+            question = w.capital(opening.replace("{np}", asked).replace("{clause}", asked))
+        if w.shape(question) not in HELD_OUT_SHAPES:
+            return question
 
 
 def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, str] | None:
     """A question in the pretraining's words with its answer, or None where the drawn kind does not apply."""
-    kind = w.choose(rng, tuple(w.PRETRAIN_QUESTIONS))
+    kind = w.choose(rng, tuple(WORDS["questions"]))
     name, form = kind.split("_")
     question = pretrain_question(kind, form, rng)
     forms = w.FINDING_FORMS.get(truth.finding, (("finding", "findings"),))
     noun, nouns = forms[rng.integers(len(forms))]
     if name in ("abnormal", "normal"):
-        answer = w.choose(rng, w.PRETRAIN_ANSWERS["yes" if truth.normal == (name == "normal") else "no"][:1])
+        answer = w.choose(rng, WORDS["answers"]["yes" if truth.normal == (name == "normal") else "no"][:1])
         return question, answer
     value = w.fact(truth, name)
     if form == "open":
         if not value:
             return None
-        answer = w.choose(rng, w.PRETRAIN_ANSWERS["open"]).format(x=w.candidate(name, value), kind=name)
+        answer = w.choose(rng, WORDS["answers"]["open"]).format(x=w.candidate(name, value), kind=name)
     else:
         others = [v for v in w.plausible(truth, name) if v != value]
         if not others or (not value and name != "finding"):
@@ -133,7 +140,7 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
         right = bool(value) and rng.random() < 0.5
         shown = value if right else w.choose(rng, tuple(others))
         question = question.replace("{x}", w.candidate(name, shown))
-        wordings = w.PRETRAIN_ANSWERS["yes" if right else "no"]
+        wordings = WORDS["answers"]["yes" if right else "no"]
         answer = w.choose(rng, wordings if value else wordings[:1])
         answer = answer.format(x=w.candidate(name, value) if value else "", kind=name)
     return question.replace("{noun}", noun).replace("{nouns}", nouns), w.capital(answer)
@@ -161,7 +168,7 @@ def pretrain_text(rng: np.random.Generator, soft: bool = False) -> tuple[str, Tr
         caption = pretrain_caption(truth, rng)
         if rng.random() < 0.2:
             caption += " " + general_sentence(rng)
-        text = f"[INST] {context}\n{w.choose(rng, w.PRETRAIN_DESCRIBE)} [/INST] {caption}</s>"
+        text = f"[INST] {context}\n{w.choose(rng, WORDS['describe'])} [/INST] {caption}</s>"
     turns = 0
     while not text or (style >= 0.3 and turns < 3):
         pair = question_and_answer(truth, rng)

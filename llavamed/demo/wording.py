@@ -3,14 +3,17 @@
 Three vocabularies that must stay apart, or the demo would prove nothing:
 
 - `CAPTION_*`, `MENTIONS`: what the demo's articles say (the teacher and the training see only these);
-- `HELD_OUT`: the questions of the phantom benchmark, worded as nothing in training is;
-- `PRETRAIN_*`: what the tiny language model was pretrained on, before and apart from the demo.
+- `HELD_OUT`: the questions of the phantom benchmark. They were written by someone who had seen neither the teacher's
+  questions nor the pretraining's, and whose results changed neither: keep it so, or write a new table;
+- `pretrain.yaml`: what the tiny language model was pretrained on, before and apart from the demo.
 
 Sentences are tables of templates; the functions below only fill them in.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,234 +105,85 @@ MENTIONS = {
 
 # the phantom benchmark; {x} is a candidate value, {noun}/{nouns} the finding that the picture has
 HELD_OUT: dict[str, tuple[str, ...]] = {
-    "modality_open": ("Name the modality that produced this picture.", "By which kind of imaging was this obtained?"),
-    "modality_closed": ("Would you call this {x}?", "Was {x} used to obtain this?"),
-    "organ_open": ("Name the organ in this picture.", "Which part of the body do we see?"),
-    "organ_closed": ("Do we see the {x} in this picture?", "Would you say this is the {x}?"),
-    "abnormal_closed": ("Do you see anything abnormal here?", "Would you call this picture abnormal?"),
-    "finding_open": ("Name the abnormality in this picture.", "Which abnormality do we see?"),
-    "finding_closed": ("Do you see {x} here?", "Would you say that {x} is visible?"),
-    "side_open": ("Name the side where the {noun} lies.", "To which side does the {noun} belong?"),
-    "side_closed": ("Does the {noun} lie on the {x}?", "Would you place the {noun} on the {x} side?"),
-    "size_open": ("Would you call the {noun} small or large?", "Tell me the size of the {noun}."),
-    "size_closed": ("Would you call the {noun} {x}?", "Does the {noun} look {x}?"),
-    "count_open": ("Give the number of {nouns}.", "Count the {nouns} in this picture."),
-    "count_closed": ("Do you count {x} {nouns}?", "Would you say there are {x} {nouns}?"),
-}
-
-# A caption for the pretraining is a head, a link, the finding and up to three sentences; each part is drawn freely, so
-# that the model meets many ways of saying a thing and none of the demo's sentences.
-PRETRAIN_HEADS = (
-    "This {domain} image shows the {organ}",
-    "The {organ} on {domain}",
-    "{domain}, {organ}",
-    "{domain} in a patient with disease of the {organ}",
-    "Imaging by {domain} of the {organ}",
-    "The {organ} is depicted by {domain}",
-    "{domain} study of the {organ} at first visit",
-    "Image of the {organ} ({domain})",
-    "{organ}: {domain}",
-    "Representative {domain} of a {organ}",
-)
-PRETRAIN_LINKS = (
-    ", {finding} {place}.", ": {finding} {place}.", ". {Finding} {place}.", ". We found {finding} {place}.",
-    ". It shows {finding} {place}.", ", which reveals {finding} {place}.", ", demonstrating {finding} {place}.",
-    ". Note {finding} {place}.", ". The image has {finding} {place}.", " with {finding} visible {place}.",
-    ". There was {finding} {place}.", ". One can see {finding} {place}.", ". Obtained because of {finding} {place}.",
-)  # fmt: skip
-PRETRAIN_NORMAL = (
-    ", normal.", ": nothing abnormal.", ". We found no abnormality.", ". It looks normal.", ", without a finding.",
-    ". The organ appears normal.", ". An unremarkable image.", ". Normal findings.", ". No lesion was seen.",
-)  # fmt: skip
-# general sentences: subject, verb, complement, each drawn freely
-PRETRAIN_SUBJECTS = (
-    "The patient", "The image", "The examination", "The study", "The report", "The department", "The authors",
-    "Our group",
-    "The scale", "The exposure", "The quality", "This specimen", "The section", "The stain", "The archive", "Each case",
-    "The admission", "The day", "The annotation", "Written consent", "The assessment", "Further processing",
-    "The history",
-)  # fmt: skip
-PRETRAIN_VERBS = (
-    "was performed", "is shown", "was given", "is stored", "has been published", "was acquired", "is adequate",
-    "was made",
-    "is presented", "was discussed", "has been followed", "was seen", "is described", "was reviewed", "is used",
-    "was prepared",
-)  # fmt: skip
-PRETRAIN_COMPLEMENTS = (
-    "on the day of the visit", "for the assessment", "by the authors", "in the department", "as it was acquired",
-    "without any further annotation", "with consent of the patient", "at admission", "in this report",
-    "for publication",
-    "of the department", "during the examination", "in the archive", "and the quality is good", "before the operation",
-    "after processing", "as usual", "with the same exposure", "in the clinic",
-)  # fmt: skip
-PRETRAIN_QUESTIONS: dict[str, tuple[str, ...]] = {
     "modality_open": (
-        "What imaging technique is this?", "Which modality is it?", "What type of image is shown?",
-        "How was the image acquired?", "Tell me the modality.", "What is the imaging method?",
-        "Can you tell the technique used to produce the image?", "State the kind of picture.",
+        "What type of medical image is this?",
+        "Which imaging method was used to make this picture?",
+        "How would you name the kind of medical picture shown here?",
+        "What sort of scan or medical picture are we looking at?",
     ),
     "modality_closed": (
-        "Is it {x}?", "Is this picture {x}?", "Was the image made by {x}?", "Has {x} been used?",
-        "Are we looking at {x}?", "Does the image come from {x}?", "Can this be {x}?",
-        "Would you call it {x}?", "Would you say that it is {x}?", "Was it obtained with {x}?",
+        "Is the type of image shown here {x}?",
+        "Would you describe this picture as {x}?",
+        "Is this medical image an example of {x}?",
     ),
     "organ_open": (
-        "What organ is it?", "Which organ appears?", "What part of the body is depicted?", "Tell me the organ.",
-        "Which body part was examined?", "What anatomy do you see?", "State which organ we see.",
+        "Which organ is shown here?",
+        "What organ are we looking at?",
+        "Please name the organ in this picture.",
+        "Which organ does this image come from?",
     ),
     "organ_closed": (
-        "Is it the {x}?", "Is the {x} depicted?", "Does it show the {x}?", "Are we looking at the {x}?",
-        "Can you see the {x}?", "Was the {x} examined?",
-        "Would you call it the {x}?", "Do we see the {x} here?",
+        "Is this a picture of the {x}?",
+        "Is the organ shown here the {x}?",
+        "Are we looking at the {x}?",
+        "Does this image show the {x}?",
     ),
     "abnormal_closed": (
-        "Is it abnormal?", "Is anything abnormal?", "Has an abnormality been found?", "Does the organ look abnormal?",
-        "Do you see an abnormality?", "Are there pathological changes?",
-        "Would you call the organ abnormal?", "Would you call it diseased?", "Do you call this abnormal?",
-        "Can the image be called abnormal?", "Is this a picture of disease?", "Anything abnormal?",
-    ),
-    "normal_closed": (
-        "Is it normal?", "Is all normal?", "Does the organ look normal?", "Would you call it normal?",
-        "Can the image be called normal?", "Is the organ healthy?", "Is the image unremarkable?", "All normal?",
-        "Is it free of abnormality?", "Do you call this normal?",
+        "Is there something wrong in this picture?",
+        "Can you see any abnormality here?",
+        "Does this picture show anything that is not normal?",
     ),
     "finding_open": (
-        "What is abnormal?", "What has been found?", "Which finding is it?", "Tell me the finding.",
-        "What pathology do you see?", "State the abnormality.", "What does the organ have?",
-        "What would you call it?", "Name what is abnormal.", "What disease do we see?",
+        "What abnormality can be seen here?",
+        "What is wrong in this picture?",
+        "What is the abnormal finding in this image?",
+        "Which problem does this picture show?",
     ),
     "finding_closed": (
-        "Is it {x}?", "Has {x} been found?", "Does the organ have {x}?", "Can you see {x}?",
-        "Is there any sign of {x}?",
-        "Are we looking at {x}?",
-        "Would you call it {x}?", "Do you see {x}?", "Would you say there is {x}?", "Is {x} visible to you?",
+        "Can you see {x} in this picture?",
+        "Does this image show {x}?",
+        "Is there {x} here?",
+        "Is {x} visible in the image?",
     ),
     "side_open": (
-        "Left or right?", "Which side is it on?", "Where does the {noun} lie, left or right?",
-        "Tell me the side of the {noun}.",
-        "On what side was the {noun} found?", "State the side.", "The {noun} is on which side?",
-        "To what side would you assign the {noun}?", "Name the side.", "Where does it belong, left or right?",
-        "Does the {noun} lie on the left or the right?",
+        "Which side is the {noun} on?",
+        "Left or right: where is the {noun}?",
+        "On which side can the {noun} be seen?",
     ),
     "side_closed": (
-        "Is it on the {x}?", "Is it the {x} side?", "Was the {noun} found on the {x}?", "Is the {x} side abnormal?",
-        "Do you see the {noun} on the {x} side?", "Does the {x} side have the {noun}?",
-        "Would you place it on the {x}?", "Does it lie on the {x} side?", "Would you call it {x}-sided?",
-        "Would you say that the {noun} is on the {x}?",
+        "Can the {noun} be seen on the {x} side?",
+        "Is the {x} side the one with the {noun}?",
+        "Does the {noun} lie on the {x} side?",
     ),
     "size_open": (
-        "Small or large?", "How large is it?", "What size does the {noun} have?", "Is the {noun} small or is it large?",
-        "State the size.", "How big do you see the {noun}?",
-        "Would you call it small or large?", "Would you say small or large?", "Tell me its size.",
-        "Does it look small or large?",
+        "How big is the {noun}: large or small?",
+        "Would you say that the {noun} is small or large?",
     ),
     "size_closed": (
-        "Is it {x}?", "Has the {noun} a {x} size?", "Can the {noun} be called {x}?", "Do you see a {x} {noun}?",
-        "Was the {noun} found to be {x}?",
-        "Would you call it {x}?", "Does it look {x}?", "Would you say that the {noun} is {x}?",
+        "Would you call the {noun} {x}?",
+        "Does the {noun} look {x} in size?",
+        "Is {x} the right word for the size of the {noun}?",
     ),
     "count_open": (
-        "How many are there?", "How many {nouns} do you see?", "What number of {nouns} was found?",
-        "State the number of {nouns}.",
-        "Tell me how many {nouns} it has.", "The number of {nouns} is?",
-        "Count them.", "Count all {nouns}.", "Please count the {nouns}.", "Can you count the {nouns}?",
-        "How many {nouns} do you count?", "Give their number.", "Count the {nouns} and tell me the number.",
+        "What is the number of {nouns} in this image?",
+        "How many {nouns} can you count in the picture?",
+        "If you count the {nouns}, how many do you find?",
     ),
     "count_closed": (
-        "Are there {x}?", "Is the number of {nouns} {x}?", "Do you see {x} {nouns}?", "Have {x} {nouns} been found?",
-        "Does it have {x} {nouns}?",
-        "Do you count {x}?", "Can you count {x} {nouns}?", "Would you count {x} {nouns}?",
-        "Would you say that there are {x}?", "Would you call it {x} {nouns}?",
+        "If you count the {nouns}, do you get exactly {x}?",
+        "Is {x} the correct number of {nouns} in this picture?",
+        "Does the total number of {nouns} come to {x}?",
     ),
-}  # fmt: skip
-# more questions are composed of an opening and what is asked; {np} is a noun phrase, {clause} a statement
-PRETRAIN_OPENINGS = {
-    "open": (
-        "What is {np}?", "Tell me {np}, please.", "Name {np}, please.", "Give me {np}.", "State {np} now.", "Say {np}.",
-        "Can you name {np}?", "Do you know {np}?", "Please write {np}.", "I want to know {np}.", "Report {np}.",
-        "{np}?", "{np}, please.", "Now name {np}.", "Would you give {np}?", "Would you tell me {np}?",
-        "By your reading, {np}?",
-    ),
-    "closed": (
-        "Do you think that {clause}?", "Can you confirm that {clause}?", "Is it right that {clause}?",
-        "{clause}, right?",
-        "{clause}. Is that so?", "Would you agree that {clause}?", "Would it be fair to say that {clause}?",
-        "Do we agree that {clause}?", "Does it seem to you that {clause}?", "Could one say {clause}?",
-        "I think {clause}. Yes or no?",
-    ),
-}  # fmt: skip
-PRETRAIN_ASKED: dict[str, tuple[str, ...]] = {
-    "modality_open": (
-        "the modality", "the kind of imaging", "the imaging technique", "the method used here", "the type of picture",
-        "how this picture was obtained", "which kind of picture was produced",
-    ),
-    "modality_closed": (
-        "this is {x}", "{x} was used", "we look at {x}", "one would call it {x}", "it was obtained by {x}",
-    ),
-    "organ_open": (
-        "the organ", "the part of the body", "the body part in the picture", "the anatomy we see",
-        "which organ we see",
-    ),
-    "organ_closed": (
-        "it is the {x}", "the {x} is seen", "we see the {x} here", "the picture has the {x}",
-        "the part shown is the {x}",
-    ),
-    "abnormal_closed": (
-        "something is abnormal", "it is abnormal", "we see an abnormality", "the picture looks abnormal",
-        "one would call it abnormal",
-        "anything here is abnormal",
-        "the organ is abnormal", "the organ is diseased", "an abnormality is visible",
-    ),
-    "normal_closed": (
-        "it is normal", "all is normal", "the organ looks normal", "one would call it normal", "the picture is normal",
-        "nothing is abnormal", "the image is unremarkable",
-    ),
-    "finding_open": (
-        "the finding", "the abnormality", "the disease", "what is abnormal here", "which abnormality there is",
-    ),
-    "finding_closed": (
-        "{x} can be seen", "there is {x}", "you see {x} in the picture", "we have {x} here", "{x} is what you see",
-    ),
-    "side_open": (
-        "the side", "the side where it lies", "the side on which the {noun} is", "which side the {noun} is on",
-        "the side that it belongs to", "left or right for the {noun}",
-    ),
-    "side_closed": (
-        "it lies on the {x}", "the {noun} is on the {x} side", "it belongs to the {x} side",
-        "one would place it on the {x}",
-        "the {x} side has the {noun}",
-    ),
-    "size_open": (
-        "the size", "how large the {noun} is", "the size it has", "whether the {noun} is small or large",
-        "small or large for the {noun}",
-        "the size that you would call it",
-    ),
-    "size_closed": (
-        "it is {x}", "the {noun} is {x}", "the {noun} seems {x}", "one would call it {x}", "it does look {x}",
-    ),
-    "count_open": (
-        "the number", "how many {nouns} there are", "the count of {nouns}", "the number of {nouns} shown",
-        "your count of the {nouns}",
-        "how many {nouns} you count",
-    ),
-    "count_closed": (
-        "there are {x} {nouns}", "you count {x}", "{x} {nouns} are visible", "the count is {x}",
-        "we see {x} {nouns}",
-    ),
-}  # fmt: skip
-PRETRAIN_ANSWERS = {
-    "open": ("{x}.", "It is {x}.", "The {kind} is {x}.", "I see {x}.", "This is {x}."),
-    "yes": ("Yes.", "Yes, {x}.", "Yes, the {kind} is {x}."),
-    "no": ("No.", "No, {x}.", "No, the {kind} is {x}."),
 }
-PRETRAIN_DESCRIBE = (
-    "Describe it.", "What do you see?", "Tell me what it shows.", "State the report.", "Write a caption.",
-    "What is this about?",
-    "Describe all that you see in detail.", "Give the findings.", "Please describe the picture.", "Report, please.",
-)  # fmt: skip
 
 
-def choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+def shape(question: str) -> str:
+    """A wording without slots, case, punctuation, articles and courtesies: what two wordings are compared by."""
+    words = re.sub(r"\{\w+\}", " # ", question.lower())
+    return " ".join(word for word in re.findall(r"[\w#-]+", words) if word not in ("a", "an", "the", "please", "now"))
+
+
+def choose(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[rng.integers(len(options))]
 
 

@@ -68,22 +68,42 @@ def test_caption_and_mentions_together_hold_the_truth_and_never_contradict_it(se
         assert getattr(caption, name) == (None if name in telling.withheld else value or None)
 
 
-def test_no_benchmark_question_is_asked_in_training() -> None:
-    """Compared as they are asked, with every name and value filled in, not as templates."""
-    from llavamed.demo.pretrain import question_and_answer
+def wordings_of_training() -> set[str]:
+    """All that is asked in pretraining, align and instruct, with names and values filled in."""
+    from llavamed.demo import pretrain
+    from llavamed.instruct import tables
     from llavamed.instruct.template import TemplateTeacher
     from llavamed.records import Pair
 
-    held_out = {q.question.lower() for q, _ in questions(6000, seed=0, image_size=8)}
-    assert len(held_out) > 150
-    some, rng, teacher, draws = truths(6000, seed=1), np.random.default_rng(1), TemplateTeacher(), random.Random(1)
-    pretrained = {pair[0].lower() for t in some for _ in range(5) if (pair := question_and_answer(t, rng))}
+    some, rng, teacher, draws = truths(2500, seed=7), np.random.default_rng(8), TemplateTeacher(), random.Random(9)
+    asked = {pair[0] for t in some for _ in range(5) if (pair := pretrain.question_and_answer(t, rng))}
+    asked |= set(pretrain.WORDS["describe"])
     tellings = (w.tell(t, "Figure 1", rng) for t in some)
-    pairs = (Pair(key="k", file="k.jpg", caption=" ".join([t.caption, *t.sentences])) for t in tellings)
-    taught = {m.text.lower() for p in pairs for m in teacher.converse(p, False, 3, draws) if m.role == "user"}
-    assert min(len(pretrained), len(taught)) > 800
-    assert not held_out & pretrained
-    assert not held_out & taught
+    pairs = [Pair(key="k", file="k.jpg", caption=" ".join([t.caption, *t.sentences])) for t in tellings]
+    asked |= {m.text for p in pairs for m in teacher.converse(p, False, 3, draws) if m.role == "user"}
+    table = tables.load("questions.yaml")
+    return asked | {*table["describe_brief"], *table["describe_detailed"]}
+
+
+def test_no_benchmark_question_is_asked_in_training() -> None:
+    """Compared as they are asked, every name and value filled in, articles and courtesies set aside."""
+    held_out = {w.shape(q.question) for q, _ in questions(3000, seed=0, image_size=8)}
+    trained = {w.shape(question) for question in wordings_of_training()}
+    assert len(held_out) > 300
+    assert len(trained) > 3000
+    assert not held_out & trained
+
+
+def test_the_pretraining_leaves_out_what_reads_like_the_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    from llavamed.demo import pretrain
+
+    planted = "Now, please name a side."
+    tables = {**pretrain.WORDS["questions"], "side_open": [planted, "Left or right?"]}
+    monkeypatch.setitem(pretrain.WORDS, "questions", tables)
+    rng = np.random.default_rng(0)
+    assert planted in {pretrain.pretrain_question("side_open", "open", rng) for _ in range(100)}
+    monkeypatch.setattr(pretrain, "HELD_OUT_SHAPES", {w.shape("Name the side!")})
+    assert planted not in {pretrain.pretrain_question("side_open", "open", rng) for _ in range(300)}
 
 
 def test_the_demo_says_nothing_that_the_language_model_was_pretrained_on() -> None:
