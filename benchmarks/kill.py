@@ -26,7 +26,7 @@ from llavamed.manifest import file_sha256
 from llavamed.train.validate import read_rows
 
 WORLD = {"demo.articles": 40, "demo.questions": 13, "train.instruct.epochs": 1, "evaluate.bootstrap": 10}
-EPOCHS, PATIENCE = 200, 120  # of the stage under test; seconds that a start may take
+EPOCHS, PATIENCE = 60, 120  # of the stage under test; seconds that a start may take
 
 
 def command(world: Path, out: Path, steps_apart: float) -> list[str]:
