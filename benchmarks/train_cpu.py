@@ -380,7 +380,8 @@ def main() -> None:
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}; {args.threads} "
         f"threads; {steps} steps of {BATCH} examples; median (range) of {repeats} interleaved repeats; seed {SEED}\n\n"
-        "| stage | trainer | how | examples/s | llavamed is faster by | training loss | loss held out | equal |\n|---|---|---|---|---|---|---|---|"
+        "| stage | trainer | how | examples/s | llavamed is faster by | training loss | loss held out | equal |\n"
+        f"{'|---' * 8}|"
     )
     print("\n".join(table))
 
