@@ -184,7 +184,7 @@ def shape(question: str) -> str:
 
 
 def choose(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def capital(text: str) -> str:
