@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from llavamed.train.attention import packed
 from llavamed.train.data import Pixels, make_batch, read_examples, step_weights
 from llavamed.train.forward import Batch, pack_loss
 from llavamed.train.speed import prepare, restore
+
+COMPILES = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is absent: apt-get install g++")
 
 BOTH = StageSection(trains=("projector", "language_model"))
 STEP = ((0, 1, 2), (3, 4, 5, 6, 7))
@@ -51,8 +54,8 @@ def _same(found: tuple[float, dict[str, torch.Tensor]], expected: tuple[float, d
         {},
         {"recompute": "selective"},
         {"recompute": "full"},
-        pytest.param({"compile": True}, marks=pytest.mark.slow),
-        pytest.param({"compile": True, "recompute": "selective"}, marks=pytest.mark.slow),
+        pytest.param({"compile": True}, marks=[pytest.mark.slow, COMPILES]),
+        pytest.param({"compile": True, "recompute": "selective"}, marks=[pytest.mark.slow, COMPILES]),
     ],
 )
 def test_loss_and_gradient_are_those_of_the_plain_model(
@@ -133,6 +136,7 @@ def test_fp8_is_left_out_of_the_stage_that_trains_after_one_that_does_not(assemb
 
 
 @pytest.mark.slow
+@COMPILES
 def test_compiled_fp8_is_fp8(assembled: Assembled, batches: list[Batch]) -> None:
     model: Any = assembled.model.train()
     stage = StageSection(trains=("projector",))
