@@ -51,9 +51,9 @@ def save(
     final = at(folder, step)
     aside = folder / f"{final.name}.tmp"
     if ranks.first:
-        for old in (*folder.glob("step-*.tmp"), final):  # of saves that were killed
-            if old.exists():
-                shutil.rmtree(old)
+        # saves that were killed, and what is ahead: damaged and passed over, about to be done again
+        for old in (*folder.glob("step-*.tmp"), *(path for path in _found(folder) if path.name >= final.name)):
+            shutil.rmtree(old)
         aside.mkdir(parents=True)
     ranks.wait()
     with _without_advice():

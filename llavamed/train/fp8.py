@@ -68,7 +68,8 @@ class Fp8Linear(nn.Module):
         weight = linear.weight.detach()
         codes, scale = quantise(weight, weight.abs().max())
         self.register_buffer("codes", codes)  # (out, in)
-        self.register_buffer("codes_T", codes.T.contiguous() if weight.is_cuda else None)  # (in, out)
+        cuda = torch.cuda.is_available()  # with several ranks a layer is moved to its GPU only later
+        self.register_buffer("codes_T", codes.T.contiguous() if cuda else None)  # (in, out)
         self.register_buffer("scale", scale)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
         self.original = (linear.to("cpu"),)  # in a tuple: not a part of this module, nothing moves or lists it
@@ -137,7 +138,7 @@ def freeze(layers: Iterable[nn.Module]) -> int:
                     continue
                 if child.weight.requires_grad:
                     raise InputError("train.fp8_frozen: the language model trains; only frozen weights fit in 8 bits")
-                if child.weight.is_cuda and torch.cuda.get_device_capability(child.weight.device) < (8, 9):
+                if torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9):
                     raise InputError(
                         "train.fp8_frozen: this GPU has no 8-bit products (compute capability 8.9 or later: "
                         "L4, L40, RTX 40, H100); leave it out"

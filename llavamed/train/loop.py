@@ -130,6 +130,7 @@ def run_stage(
                 saved = time.monotonic()
                 stop.leave()
         finished = run.finish(made_from)
+        stop.agree(ranks, False)
         stop.leave()
     return finished
 
@@ -216,8 +217,13 @@ class _Run:
 
     def best(self) -> int | None:
         """The step whose model the stage leaves, if that is not the last."""
-        wanted = self.look is not None and self.look.settings.keep == "best"
-        return best_step(read_rows(self.out / VALIDATION)) if wanted else None
+        if self.look is None or self.look.settings.keep != "best":
+            return None
+        # the first rank's word: another machine may not see yet what was written
+        step: int | None = self.ranks.of_first(
+            best_step(read_rows(self.out / VALIDATION)) if self.ranks.first else None
+        )
+        return step
 
     def pack_loss(self, batch: Batch) -> torch.Tensor:
         """This rank's pack, as a share of the loss that its weights add up to."""
@@ -302,7 +308,7 @@ class _Run:
                 parameter.requires_grad_(False)
             model_folder.save(assembled, self.out / MODEL)
         self.ranks.wait()
-        rows = read_rows(self.out / METRICS)
+        rows = self.ranks.of_first(read_rows(self.out / METRICS) if self.ranks.first else None)
         finished = replace(
             made_from,
             counts={
@@ -382,7 +388,8 @@ class _Stop:
             return late
         told = [late and ranks.first, self.asked == signal.SIGTERM, self.asked == signal.SIGINT]
         late, term, interrupt = (count > 0 for count in ranks.total([float(flag) for flag in told]))
-        self.asked = signal.SIGTERM if term else signal.SIGINT if interrupt else None
+        if term or interrupt:
+            self.asked = signal.SIGTERM if term else signal.SIGINT
         return late
 
     def leave(self) -> None:

@@ -54,6 +54,24 @@ class Ranks:
         if self.watchdog is not None:
             self.watchdog.tell(what)
 
+    @contextlib.contextmanager
+    def alive(self, what: str) -> Iterator[None]:
+        """Around this rank's own work of unknown length: a thread gives signs of life. Not for waiting for others."""
+        over = threading.Event()
+
+        def beat() -> None:
+            self.doing(what)
+            while not over.wait(30):
+                self.doing(what)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
     def wait(self) -> None:
         """Until every rank has come here."""
         if self.world > 1:
@@ -142,11 +160,11 @@ class Watchdog:
             self._put(what[:2000], failed=not stopped)
 
     def tell(self, what: str) -> None:
-        self._count += 1
         self._put(what, failed=False)
 
     def _put(self, what: str, failed: bool) -> None:
         with self._lock:
+            self._count += 1
             self._store.set(str(self._rank), json.dumps({"count": self._count, "what": what, "failed": failed}))
 
     def _watch(self) -> None:
@@ -188,7 +206,11 @@ def shard(root: torch.nn.Module, layers: list[torch.nn.Module], ranks: Ranks, ha
     With `half` products are taken in bfloat16; gradients are added over the ranks in float32 either way.
     """
     mesh = dist.init_device_mesh(ranks.device.type, (ranks.world,))  # type: ignore[attr-defined]
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16 if half else None, reduce_dtype=torch.float32)
+    policy = MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16 if half else None,
+        reduce_dtype=torch.float32,
+        cast_forward_inputs=False,  # autocast does it; here it would round the weights of a batch too
+    )
     for module in (*layers, root):
         widen(module)  # one at a time: a whole model in float32 may be more than a rank can hold
         fully_shard(module, mesh=mesh, mp_policy=policy)

@@ -71,6 +71,10 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
     for name, stage in present:
         _check_paths(name, stage)
         lora.require(stage.lora)
+        if ranks.world > 1 and stage.lora is not None and stage.lora.quantize != "none":
+            raise InputError(f"train.{name}.lora.quantize works in one process only; set it to none")
+    if ranks.world > 1 and recipe.train.optimizer_state == "int8":
+        raise InputError("train.optimizer_state=int8 works in one process only; set it to bfloat16")
     check_trackers(recipe.train.trackers)
     _check_recipe(recipe, out)
     start = _untrained_manifest(recipe)
@@ -91,11 +95,11 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
         processor = make_processor(recipe.model)
         sources: dict[str | None, Pixels] = {}  # stages that show the same folder share what was decoded
         examples = {}
-        ranks.doing("reading the records")
         for name, stage in again:  # all of them now: a bad record of the last stage must not wait for its turn
             images = None if stage.images is None else Path(stage.images)
             pixels = sources.setdefault(stage.images, Pixels(images, processor))
-            examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
+            with ranks.alive(f"reading the records of {name}"):
+                examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
         ranks.wait()  # nobody writes before everybody has looked
         if ranks.first:
             manifest.begin(out, run.stage)
@@ -105,7 +109,8 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
                 manifest.begin(out / name, wanted[name].stage)
             for name, _ in again[1:]:
                 drop_checkpoints(out / name)  # they go on from a model that is about to be replaced
-            _untrained(recipe, out, start)
+            with ranks.alive("putting the model together"):
+                _untrained(recipe, out, start)
         ranks.wait()
         previous = out / UNTRAINED
         for name, stage in present:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -122,7 +123,8 @@ def answers(assembled: Assembled, look: Look) -> list[dict[str, Any]]:
 
 def best_step(rows: list[dict[str, Any]]) -> int | None:
     """The step of the lowest held-out loss so far, the earlier one if equal."""
-    return min(rows, key=lambda row: (row["loss"], row["step"]))["step"] if rows else None
+    finite = [row for row in rows if math.isfinite(row["loss"])]
+    return min(finite, key=lambda row: (row["loss"], row["step"]))["step"] if finite else None
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
