@@ -4,7 +4,7 @@
 
 LLaVA-Med starts from a pretrained CLIP and a pretrained language model and learns only to join them.
 For the demo to mean the same, its parts are pretrained too, apart from each other and apart from the
-demo: from other seeds, in other words (`pretrain.yaml`).
+demo: from other seeds, in other words (`pretrain.yaml`, `pretrain_questions.yaml`).
 
 - The tower is a CLIP vision transformer with two losses: CLIP's contrastive one against a bag-of-words text encoder,
   and, on the layer that LLaVA will read, linear classifiers of the facts that were drawn (in the manner of SuperClass,
@@ -12,9 +12,10 @@ demo: from other seeds, in other words (`pretrain.yaml`).
   whole picture. The text encoder and the classifiers are thrown away. The image vector is the mean of the patches, as
   LLaVA has no use for the class token.
 - The language model is a Mistral trained on texts about phantom pictures and on questions answered from such
-  texts: it can read and answer, and has never seen an image. So that it can read what is not quite a word, which
-  is what a projector will give it, most contexts are rows of mixed word embeddings, and all embeddings carry
-  noise (as in NEFTune, Jain et al., 2023).
+  texts: it can read and answer, and has never seen an image. A real one has read all of English; this one knows the
+  wordings that it has met, so there are four thousand of them, with synonyms. So that it can read what is not quite a
+  word, which is what a projector will give it, most contexts are rows of mixed word embeddings, and all embeddings
+  carry noise (as in NEFTune, Jain et al., 2023).
 """
 
 from __future__ import annotations
@@ -517,7 +518,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("vision_tower", "language_model"), help="remake one part")
     parser.add_argument("--images", type=int, default=40_000)
     parser.add_argument("--vision-steps", type=int, default=4_000)
-    parser.add_argument("--language-steps", type=int, default=3_000)
+    parser.add_argument("--language-steps", type=int, default=6_500)
     args = parser.parse_args()
     began = time.monotonic()
     tokenizer = train_tokenizer()
