@@ -3,7 +3,7 @@
     python benchmarks/wordings.py RUN/train/instruct [--table held-out]
 
 For each table: the model with the pictures (`eval`'s strict scores), and the tiny language model alone, which gets the
-facts as words instead of a picture. What the second lacks is English; what the first lacks beyond it is sight or teaching.
+facts as words instead of a picture. What the second lacks is English, what the first lacks beyond it sight or teaching.
 `development` is `wordings.yaml`, made to be looked at; of `held-out`, the demo's benchmark, look at the kinds alone.
 """
 
