@@ -16,6 +16,9 @@ from typing import Annotated, Any
 import typer
 
 from llavamed.errors import InputError
+from llavamed.eval_cli import app as eval_app
+from llavamed.printing import records as _records
+from llavamed.printing import table as _table
 from llavamed.progress import SPEAKS
 
 app = typer.Typer(
@@ -30,6 +33,7 @@ corpus_app = typer.Typer(no_args_is_help=True, help="Articles -> figure-caption 
 instruct_app = typer.Typer(no_args_is_help=True, help="Pairs -> conversations.", rich_markup_mode=None)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(instruct_app, name="instruct")
+app.add_typer(eval_app, name="eval")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set train.instruct.epochs=2")]
@@ -220,7 +224,7 @@ def merge(
     _table(["model", "base", "adapters", "logits differ by", "largest logit"], [row], as_json)
 
 
-@app.command("eval")
+@eval_app.command("run")
 def evaluate(
     model: ModelName,
     names: Annotated[list[str], typer.Argument(metavar="BENCHMARK...")],
@@ -371,27 +375,6 @@ def _rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             if value not in ("", None, (), []):
                 print(f"{name:>10}  {value}")
         print()
-
-
-def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], as_json: bool, title: str = "") -> None:
-    if as_json:
-        print(json.dumps(_records(columns, rows), indent=1, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, title=Text(title) if title else None, title_justify="left")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # Text: what stands in [ ] is not markup
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a log file has no width: do not fold the numbers
-    console.print(table)
 
 
 if __name__ == "__main__":
