@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from llavamed.errors import InputError
+from llavamed.eval_cli import AGAINST, find_leakage
 from llavamed.eval_cli import app as eval_app
 from llavamed.printing import records as _records
 from llavamed.printing import table as _table
@@ -39,6 +40,8 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set train.instruct.epochs=2")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (tiny, ...) or a .yaml file.")]
+Against = Annotated[list[str], typer.Option(help=AGAINST)]
+Images = Annotated[Path | None, typer.Option(help="Images of these conversations: a folder or a corpus.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder or an endpoint URL.")]
 
 
@@ -237,6 +240,8 @@ def evaluate(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     seed: int = 0,
+    against: Against = [],  # noqa: B006
+    against_images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Ask a model a benchmark's questions, with and without the right image, and score the answers."""
@@ -260,6 +265,9 @@ def evaluate(
         bodies.append(show.read(folder))
         if not as_json:
             _scores(bodies[-1])
+        if against:
+            found = find_leakage(name, data, split, against, [folder], against_images, quiet=as_json)
+            bodies[-1]["leakage"] = found[0]
         print(f"report: {folder / 'report.html'}", file=sys.stderr)
     if as_json:
         print(json.dumps(bodies if len(names) > 1 else bodies[0], indent=1))
@@ -273,6 +281,8 @@ def score(
     out: Out = Path("score"),
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
     split: str = "test",
+    against: Against = [],  # noqa: B006
+    against_images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Score a file of predictions: no model, no GPU."""
@@ -280,10 +290,13 @@ def score(
     from llavamed.evaluate.run import evaluate_predictions
 
     evaluate_predictions(name, predictions, data, out, by_order, split)
+    body = show.read(out)
+    if not as_json:
+        _scores(body)
+    if against:
+        body["leakage"] = find_leakage(name, data, split, against, [out], against_images, quiet=as_json)[0]
     if as_json:
-        print(json.dumps(show.read(out), indent=1))
-    else:
-        _scores(show.read(out))
+        print(json.dumps(body, indent=1))
     print(f"report: {out / 'report.html'}", file=sys.stderr)
 
 

@@ -33,6 +33,7 @@ app = typer.Typer(
     help="Ask a model a benchmark's questions and score the answers: eval MODEL BENCHMARK... (short for eval run).",
 )
 
+AGAINST = "Training data: a corpus folder, a .jsonl or .json of conversations, or BENCHMARK:SPLIT=FOLDER."
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
@@ -82,6 +83,115 @@ def judge(
         for note in judge_report.notes(body)[1:]:
             print(f"- {note}")
     print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Folders of `eval` or `score`; NAME=FOLDER names one.")
+    ],
+    data: Annotated[
+        list[str], typer.Option(help="The benchmark's folder, for pictures; BENCHMARK=FOLDER for several.")
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")] = Path("compare"),
+    as_json: Json = False,
+) -> None:
+    """Runs beside each other and beside published rows: which difference is real, and where models fail."""
+    from llavamed.evaluate import compare as comparison
+    from llavamed.evaluate import compare_page
+
+    found = comparison.load(runs)
+    folders = _folders(data, list(found))
+    bodies = []
+    for benchmark, members in found.items():
+        folder = out / benchmark if len(found) > 1 else out
+        bodies.append(compare_page.write(members, folder, folders.get(benchmark)))
+        if not as_json:
+            for warning in bodies[-1]["warnings"]:
+                print(f"warning: {warning}", file=sys.stderr)
+            for title, (columns, rows) in compare_page.tables(bodies[-1]):
+                table(columns, rows, False, title)
+        print(f"report: {folder / 'report.html'}", file=sys.stderr)
+    if as_json:
+        print(json.dumps(bodies if len(bodies) > 1 else bodies[0], indent=1, ensure_ascii=False))
+
+
+@app.command()
+def leakage(
+    name: Annotated[str, typer.Argument(metavar="BENCHMARK")],
+    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    against: Annotated[list[str], typer.Option(help=AGAINST)],
+    images: Annotated[Path | None, typer.Option(help="Images of the conversations: a folder or a corpus.")] = None,
+    pixels: Annotated[bool, typer.Option("--pixels", help="Compare decoded pixels, not files (slower).")] = False,
+    run: Annotated[list[Path], typer.Option(help="Folder of `eval` or `score` to store the finding in.")] = [],  # noqa: B006
+    split: str = "test",
+    as_json: Json = False,
+) -> None:
+    """Which images and questions of a benchmark stand in training data; with --run, what that does to its score."""
+    bodies = find_leakage(name, data, split, against, run, images, pixels, quiet=as_json)
+    if as_json:
+        print(json.dumps(bodies if len(bodies) > 1 else bodies[0], indent=1, ensure_ascii=False))
+
+
+def find_leakage(
+    name: str,
+    data: Path,
+    split: str,
+    against: list[str],
+    runs: list[Path],
+    images: Path | None = None,
+    pixels: bool = False,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """What is found, with each run's score beside it and in its folder; printed unless `quiet`."""
+    from llavamed.evaluate import benchmarks
+    from llavamed.evaluate import leakage as leaks
+
+    body = leaks.check(benchmarks.load(name, data, split), against, images, pixels)
+    bodies = [leaks.beside(folder, body) for folder in runs]
+    if not quiet:
+        table(*leaks.table(body), False, f"{body['benchmark']}, {body['split']}: seen in training")
+        for folder, stored in zip(runs, bodies, strict=True):
+            table(*leaks.scores_table(stored), False, f"{folder}: the score on images that were seen, and not")
+        print(body["told"])
+    return bodies or [body]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Answers of lmms-eval, VLMEvalKit or others.")],
+    benchmark: Annotated[str, typer.Option(help="The benchmark that they answer.")],
+    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")] = Path("predictions.jsonl"),
+    split: str = "test",
+    as_json: Json = False,
+) -> None:
+    """Turn another tool's answers into predictions for `llavamed score`, each matched to its question."""
+    from llavamed.evaluate import benchmarks, results
+    from llavamed.records import write_jsonl
+
+    questions = benchmarks.load(benchmark, data, split).questions
+    predictions, how = results.match(results.read(source), questions, str(source))
+    if out.is_dir():
+        raise InputError(f"{out}: a folder; give the .jsonl file to write")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    failed = sum(bool(prediction.failed) for prediction in predictions)
+    row = [str(out), write_jsonl(out, predictions), failed, how]
+    table(["file", "answers", "of them failed", "matched"], [row], as_json)
+
+
+def _folders(data: list[str], names: list[str]) -> dict[str, Path]:
+    """--data by benchmark; a folder without a name is that of the only benchmark."""
+    found = {}
+    for entry in data:
+        name, _, rest = entry.partition("=")
+        if rest and name in names:
+            found[name] = Path(rest)
+        elif len(names) == 1:
+            found[names[0]] = Path(entry)
+        else:
+            raise InputError(f"--data {entry}: the runs are of {', '.join(names)}; say which: --data {names[0]}=FOLDER")
+    return found
 
 
 def _price(text: str) -> tuple[float, float] | None:
