@@ -7,10 +7,11 @@
 The hard thing is the identity of a row. lmms-eval drops the question and numbers rows by their place in *its* copy of
 the data set (`doc_id`); VLMEvalKit has its own `index`. Such a number may coincide with a benchmark's id and
 mean another question. So a match counts only if the text agrees: the question must occur in what the file says was
-asked. Ids are tried first, then the order, then the texts themselves; if none fits, nothing is written.
+asked, and the image's name in what it says was shown, if it says that. Ids are tried first, then the order, then
+texts and images themselves; if none fits, nothing is written.
 
-What these tools write in place of an answer that never came ("Failed to obtain answer via API.") is a
-failure here, not an answer.
+What these tools write in place of an answer that never came ("Failed to obtain answer via API.") is a failure here, not
+an answer. They score it as one: "[LMMS_EVAL_REQUEST_FAILED after 5 retries] ... not ..." holds the answer "no".
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,14 @@ _CELL = 100_000_000  # characters of a cell at most; the csv module's own limit 
 
 @dataclass(frozen=True)
 class Answer:
-    """One row. `ids` are all that might be the benchmark's id; `asked` is the question or the prompt, or empty."""
+    """One row. `ids` are all that might be the benchmark's id; `asked` is the question or the prompt, or empty, and
+    `shown` the names of the images, as far as the file has them."""
 
     ids: tuple[str, ...]
     text: str
     failed: str = ""
     asked: str = ""
+    shown: tuple[str, ...] = ()
 
 
 def read(path: Path) -> list[Answer]:
@@ -83,11 +87,14 @@ def match(answers: Sequence[Answer], questions: Sequence[Question], where: str) 
             f"{where}: {len(answers)} answers, but the benchmark has {len(questions)} questions; "
             "check the split, and that the run was not limited"
         )
+    names = {Path(question.image).name for question in questions}
+    if not any(names & set(answer.shown) for answer in answers):  # the tool names images its own way
+        answers = [replace(answer, shown=()) for answer in answers]
     found, how = _by_ids(answers, questions), "by id"
     if found is None:
         found, how = _by_order(answers, questions), "by order, every question found in what was asked"
     if found is None:
-        found, how = _by_text(answers, questions), "by the text of the question"
+        found, how = _by_text(answers, questions), "by the text of the question and the name of the image"
     if found is None:
         raise InputError(
             f"{where}: its rows cannot be matched to the questions, neither by id nor by order nor by text "
@@ -115,19 +122,26 @@ def _by_order(answers: Sequence[Answer], questions: Sequence[Question]) -> list[
 
 
 def _by_text(answers: Sequence[Answer], questions: Sequence[Question]) -> list[Answer] | None:
-    """Only where the text tells the questions apart: "Is there a nodule?" about ten images does not."""
+    """The one question that each answer is about: of those that occur in what was asked, the longest."""
+    found: dict[int, Answer] = {}
     plain = [_plain(question.question) for question in questions]
-    if len(set(plain)) < len(plain):
-        return None
-    keyed = {_plain(answer.asked): answer for answer in answers}
-    found = [keyed.get(text) for text in plain]
-    return [answer for answer in found if answer is not None] if all(found) else None
+    for answer in answers:
+        fits = [index for index, question in enumerate(questions) if plain[index] and _agree(answer, question)]
+        longest = max((len(plain[index]) for index in fits), default=0)
+        fits = [index for index in fits if len(plain[index]) == longest]
+        if len(fits) != 1 or fits[0] in found:
+            return None  # "Is there a nodule?" about ten images that the file does not name
+        found[fits[0]] = answer
+    return [found[index] for index in range(len(questions))]
 
 
 def _agree(answer: Answer, question: Question) -> bool:
+    if answer.shown and Path(question.image).name not in answer.shown:
+        return False
     return _plain(question.question) in _plain(answer.asked)
 
 
+@cache
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
@@ -151,7 +165,9 @@ def _answer(row: Mapping[str, Any], where: str) -> Answer:
         text = _text(row[key])
     asked = next((_text(row[key]) for key in _ASKED_KEYS if row.get(key) is not None), "")
     failed = str(row.get("failed") or "") or next((text for mark in _FAILURES if text.startswith(mark)), "")
-    return Answer(tuple(ids), "" if failed else text, failed, asked)
+    media = row.get("input_media")
+    shown = tuple(Path(str(name)).name for name in media) if isinstance(media, list) else ()
+    return Answer(tuple(ids), "" if failed else text, failed, asked, shown)
 
 
 def _only(value: Any, where: str) -> str:

@@ -18,7 +18,6 @@ are worth together (Holm 1979).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,7 +45,10 @@ def mcnemar(first_only: int, second_only: int) -> float:
     n, fewer = first_only + second_only, min(first_only, second_only)
     if first_only == second_only:
         return 1.0
-    tail = sum(math.comb(n, k) for k in range(fewer + 1))
+    tail = ways = 1  # of k heads among n coins, for k = 0
+    for k in range(fewer):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
     return min(1.0, tail / 2 ** (n - 1))
 
 
