@@ -107,6 +107,7 @@ def test_the_entry_point_names_a_function_that_is_there() -> None:
     assert callable(getattr(importlib.import_module(module), name))
 
 
+@pytest.mark.slow
 def test_lmms_eval_itself_runs_a_task_on_our_model_and_its_samples_are_read(
     colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looker: Any
 ) -> None:
@@ -141,7 +142,8 @@ def test_lmms_eval_itself_runs_a_task_on_our_model_and_its_samples_are_read(
     tracker = EvaluationTracker(output_path=str(tmp_path / "out"))
     found = simple_evaluate(
         model="llavamed", model_args="pretrained=folder", tasks=["colours"], batch_size=8, log_samples=True,
-        task_manager=TaskManager(include_path=str(task)), evaluation_tracker=tracker, cli_args=SimpleNamespace(process_with_media=True),
+        task_manager=TaskManager(include_path=str(task)), evaluation_tracker=tracker,
+        cli_args=SimpleNamespace(process_with_media=True),
     )  # fmt: skip
     assert found["results"]["colours"]["right,none"] == 1.0
     tracker.save_results_aggregated(results={}, samples=found["samples"], datetime_str="now")
