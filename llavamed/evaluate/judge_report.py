@@ -152,7 +152,8 @@ def page(body: Mapping[str, Any], graded: Sequence[Graded], images: Path | None)
     made.table("Score", *table(body), text="The answer's grade in per cent of the reference's, mean over questions.")
     made.table("What to know about these numbers", ["note"], [[note] for note in notes(body)[1:]])
     if body["protocol"].startswith("llava_med"):
-        ours = [f"{_cell(body['answers']['groups'].get(group))}" for group in _COLUMNS]
+        groups = body["answers"]["groups"]
+        ours = [f"{groups[group]['value']:.1f}" if group in groups else "-" for group in _COLUMNS]
         rows = [[name, *(f"{value:.1f}" for value in values), "published"] for name, values in PUBLISHED.items()]
         columns = ["model", *map(_title, _COLUMNS), "source"]
         made.table(
