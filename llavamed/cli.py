@@ -35,6 +35,7 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set train.instruct.epochs=2")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (tiny, ...) or a .yaml file.")]
+Split = Annotated[str | None, typer.Option(help="Default: the one that the field reports.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder or an endpoint URL.")]
 
 
@@ -226,16 +227,19 @@ def evaluate(
     names: Annotated[list[str], typer.Argument(metavar="BENCHMARK...")],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("eval"),
-    split: str = "test",
-    controls: Annotated[str, typer.Option(help="Comma-separated: real,blank,shuffled,noise")] = (
-        "real,blank,shuffled,noise"
-    ),
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    split: Split = None,
+    controls: Annotated[
+        str, typer.Option(help="Comma-separated; those that a benchmark cannot have are left out.")
+    ] = "real,blank,shuffled,noise,text-only,rotated",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; default: the benchmark's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     seed: int = 0,
     as_json: Json = False,
 ) -> None:
-    """Ask a model a benchmark's questions, with and without the right image, and score the answers."""
+    """Ask a model a benchmark's questions, with and without the right image, and score the answers.
+
+    Benchmarks: `llavamed benchmarks` lists them.
+    """
     from llavamed import recipe
     from llavamed.evaluate import show
     from llavamed.evaluate.run import evaluate as run_evaluation
@@ -244,7 +248,7 @@ def evaluate(
         f"evaluate.{key}={value}"
         for key, value in (
             ("controls", f"[{controls}]"),
-            ("max_new_tokens", max_new_tokens),
+            ("max_new_tokens", max_new_tokens or "null"),
             ("batch_size", batch_size),
         )
     ]
@@ -264,11 +268,14 @@ def evaluate(
 @app.command()
 def score(
     name: Annotated[str, typer.Argument(metavar="BENCHMARK")],
-    predictions: Annotated[Path, typer.Argument(help="JSONL with the benchmark's ids and the answers.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(help="Answers: .jsonl, .json, .csv or .tsv with the benchmark's ids, or its result folder."),
+    ],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("score"),
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
-    split: str = "test",
+    split: Split = None,
     as_json: Json = False,
 ) -> None:
     """Score a file of predictions: no model, no GPU."""
@@ -351,9 +358,12 @@ def _scores(body: dict[str, Any]) -> None:
         (f"{body['benchmark']}, {body['split']}, n = {body['n']}", show.headline(body)),
         ("strict and official", show.rules(body)),
         ("what the image is worth", show.gaps(body)),
+        ("the order of the options", show.orders(body)),
     ):
         if rows:
             _table(columns, rows, False, title)
+    if show.family(body).rules:
+        print(f"Strict and official: {show.family(body).why_they_differ}")
     print(show.verdict(body))
 
 

@@ -48,7 +48,7 @@ class Looker:
     def answer(self, request: Any) -> str:
         question = request.messages[-1].text
         self.asked.append(question)
-        colour = nearest_colour(request.images[0])
+        colour = nearest_colour(request.images[0]) if request.images else None
         if question.startswith("Is it"):
             return "Yes." if colour and colour in question else "No."
         return f"It is {colour or 'grey'}"

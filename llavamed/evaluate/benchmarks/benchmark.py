@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -107,6 +108,13 @@ class Benchmark:
         return _FIELD.sub(lambda found: filled[found[1]], self.choice_prompt if question.letter else self.prompt)
 
     @property
+    def prompts(self) -> str:
+        """The form, or the two forms, in which the questions are asked, for a person to read."""
+        choice = self.choice_prompt.replace("{options}", f"{self.option_line} ...")
+        used = [choice if question.letter else self.prompt for question in self.questions]
+        return " | ".join(dict.fromkeys(used))
+
+    @property
     def images_fingerprint(self) -> str:
         """Changes when images are exchanged: over their names and sizes. Of embedded ones `sha256` says it."""
         if self.embedded is not None:
@@ -127,8 +135,12 @@ class Benchmark:
                 f"(first: {', '.join(missing[:3])}); put them there, or score predictions made elsewhere"
             )
 
-    def image_reader(self) -> Callable[[str], bytes] | None:
-        """How to get an image's bytes by its name; None where there are no images on this disk."""
-        if self.embedded is not None:
-            return self.embedded.read
-        return open_images(self.images) if self.images.is_dir() else None
+    @property
+    def has_images(self) -> bool:
+        """Whether any image could be on this disk."""
+        return bool(self.image_names) and (self.embedded is not None or self.images.is_dir())
+
+    @cached_property
+    def read_image(self) -> Callable[[str], bytes]:
+        """How to get an image's bytes by its name. Raises InputError if there are none."""
+        return self.embedded.read if self.embedded is not None else open_images(self.images)

@@ -35,12 +35,12 @@ def data_files(data: Path, names: Iterable[str], benchmark: str, origin: str) ->
     """All files that match the first of the patterns `names` that any file in `data` matches, sorted."""
     names = list(names)
     if not data.is_dir():
-        raise InputError(f"{data}: no such folder; {benchmark} needs {' or '.join(names)} in it, {origin}")
+        raise InputError(f"{data}: no such folder; {benchmark} needs {' or '.join(names)} in it: {origin}")
     for name in names:
         found = sorted(path for path in data.glob(name) if path.is_file())
         if found:
             return found
-    raise InputError(f"{data}: holds no {' or '.join(names)}; {benchmark} needs it, {origin}")
+    raise InputError(f"{data}: holds no {' or '.join(names)}; {benchmark} needs it: {origin}")
 
 
 def sha256_of(paths: Iterable[Path], data: Path) -> dict[str, str]:

@@ -34,9 +34,7 @@ def read(data: Path, split: str) -> Benchmark:
     path = data_file(data, ["GMAI*VAL*.tsv"], NAME, ORIGIN)
     rows, images = read_tsv(path)
     questions = tuple(_question(row, path, number) for number, row in enumerate(rows, 1))
-    return Benchmark(
-        NAME, split, questions, data, sha256_of([path], data), family="vlmevalkit_choice", embedded=images
-    )
+    return Benchmark(NAME, split, questions, data, sha256_of([path], data), family="vlmevalkit_choice", embedded=images)
 
 
 def _question(row: Mapping[str, str], path: Path, number: int) -> Question:
@@ -46,7 +44,9 @@ def _question(row: Mapping[str, str], path: Path, number: int) -> Question:
         options = options[:-1]
     letter = text_of(row, "answer", path, number).upper()
     if letter not in tuple(ascii_uppercase[: len(options)]) or not options[ascii_uppercase.index(letter)]:
-        raise InputError(f"{path}: row {number}: the answer {letter!r} is no option of it; is this the file with answers?")
+        raise InputError(
+            f"{path}: row {number}: the answer {letter!r} is no option of it; is this the file with answers?"
+        )
     groups = {name.casefold(): value.strip() for name, value in row.items()}
     return Question(
         id=row["index"].strip(),

@@ -4,8 +4,8 @@ format, and the form of its published rows.
 The paper's numbers are `run_eval_batch.py`'s: recall of open answers, substring accuracy of closed ones. Its question
 files, which people who fine-tuned with its code have, are JSON lists of
 
-    {"id", "image", "answer_type": "OPEN" | "CLOSED", "conversations": [{"from": "human", "value": "question\\n<image>"},
-                                                                        {"from": "gpt", "value": "answer"}]}
+    {"id", "image", "answer_type": "OPEN" | "CLOSED",
+     "conversations": [{"from": "human", "value": "question\\n<image>"}, {"from": "gpt", "value": "answer"}]}
 
 and in some releases the key is misspelt `conversatons`, which its scorer reads. Both are read here wherever
 the benchmark's own file is expected.
@@ -38,9 +38,7 @@ def published_rows(rows: Iterable[tuple[str, float, float, str, str]]) -> tuple[
     )
 
 
-def read_questions(
-    rows: Sequence[Row], path: Path, own: Callable[[Row, Path, int], Question]
-) -> tuple[Question, ...]:
+def read_questions(rows: Sequence[Row], path: Path, own: Callable[[Row, Path, int], Question]) -> tuple[Question, ...]:
     """The questions of `rows`, each by `own` or, where it has turns, by LLaVA-Med's format."""
     return tuple(
         (_gold if any(key in row for key in _TURNS) else own)(row, path, number) for number, row in enumerate(rows)

@@ -22,7 +22,9 @@ from llavamed.records import Question, read_jsonl
 NAME = "medmcqa"
 SPLITS = ("train", "validation")
 SPLIT = "validation"
-ORIGIN = "dev.json of the authors' archive (medmcqa.github.io), or data/validation-*.parquet of openlifescienceai/medmcqa"
+ORIGIN = (
+    "dev.json of the authors' archive (medmcqa.github.io), or data/validation-*.parquet of openlifescienceai/medmcqa"
+)
 SIGNS = (("dev.json", '"cop"'), ("data/validation-*.parquet", "cop"), ("validation-*.parquet", "cop"))
 
 _LETTERS = "ABCD"

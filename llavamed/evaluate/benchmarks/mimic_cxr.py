@@ -1,13 +1,13 @@
 """MIMIC-CXR (Johnson et al. 2019): write the findings of a chest X-ray's report.
 
-Two forms are read. PhysioNet's: the official split and metadata tables (`.csv` or `.csv.gz`), MIMIC-CXR-JPG's pictures, and
-`mimic_cxr_sectioned.csv`, which MIT-LCP's create_section_files.py makes of the reports; a question is a study, shown
-by its first frontal picture (PA before AP), its reference the findings section, and studies without one are left out
-and counted. R2Gen's: `annotation.json`, on which most published BLEU and CIDEr were computed, a question a row with
-the report as reference. Scores of the two are not of the same texts.
+Two forms are read. PhysioNet's: the official split and metadata tables (`.csv` or `.csv.gz`), MIMIC-CXR-JPG's
+pictures, and `mimic_cxr_sectioned.csv`, which MIT-LCP's create_section_files.py makes of the reports; a question is
+a study, shown by its first frontal picture (PA before AP), its reference the findings section, and studies without
+one are left out and counted. R2Gen's: `annotation.json`, on which most published BLEU and CIDEr were computed, a
+question a row with the report as reference. Scores of the two are not of the same texts.
 
-The data are under PhysioNet's credentialed licence: they may not be sent to other people's servers, so ask a
-model that runs on your own machine. Nothing of the data is in this package.
+The data are under PhysioNet's credentialed licence: they may not be sent to other people's servers, so ask a model
+that runs on your own machine. Nothing of the data is in this package.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ _FRONTAL = ("PA", "AP")  # in this order
 
 def read(data: Path, split: str) -> Benchmark:
     annotation = data / "annotation.json"
-    questions, paths, images, dropped = (
-        _r2gen(annotation, split) if annotation.is_file() else _physionet(data, split)
-    )
+    questions, paths, images, dropped = _r2gen(annotation, split) if annotation.is_file() else _physionet(data, split)
     return Benchmark(
         NAME,
         split,

@@ -17,6 +17,7 @@ from pathlib import Path
 from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks.benchmark import LLAVA_15, SHORT_ANSWER, Benchmark, Published
 from llavamed.evaluate.benchmarks.files import sha256_of
+from llavamed.evaluate.metrics.mme import COGNITION, PERCEPTION
 from llavamed.records import Question
 
 NAME = "mme"
@@ -25,19 +26,6 @@ SPLIT = "test"
 ORIGIN = "MME_Benchmark_release_version, asked for at github.com/BradyFU/Awesome-Multimodal-Large-Language-Models"
 SIGNS = (("existence/*.txt", "yes or no"), ("*/existence/*.txt", "yes or no"), ("existence/*/*.txt", "yes or no"))
 
-PERCEPTION = (
-    "existence",
-    "count",
-    "position",
-    "color",
-    "posters",
-    "celebrity",
-    "scene",
-    "landmark",
-    "artwork",
-    "OCR",
-)
-COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
 PUBLISHED = tuple(
     Published(f"LLaVA-1.5-{size}", {"perception_official": value}, "perception, of 2,000", LLAVA_15)
     for size, value in (("7B", 1510.7), ("13B", 1531.3))
@@ -65,8 +53,9 @@ def read(data: Path, split: str) -> Benchmark:
     if not questions:
         raise InputError(f"{root}: no .txt file of questions in any subtask; {ORIGIN}")
     aliases = {
-        f"{question.groups['subtask']}/{Path(question.image).name}\n{question.question.casefold()}": question.id
+        f"{question.id.partition('#')[0]}\n{question.question.casefold()}{asks}": question.id
         for question in questions
+        for asks in ("", f" {_ASKS.casefold()}")
     }
     return Benchmark(
         NAME,

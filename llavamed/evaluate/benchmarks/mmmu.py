@@ -29,7 +29,9 @@ from llavamed.records import Question
 NAME = "mmmu"
 SPLITS = ("dev", "validation")
 SPLIT = "validation"
-ORIGIN = "<Subject>/<split>-*.parquet of the hub's MMMU/MMMU, or eval/answer_dict_val.json of its repository to score only"
+ORIGIN = (
+    "<Subject>/<split>-*.parquet of the hub's MMMU/MMMU, or eval/answer_dict_val.json of its repository to score only"
+)
 SIGNS = (("answer_dict_val.json", '"ground_truth"'), ("*/validation-*.parquet", "image_7", "subfield"))
 
 KEY = "answer_dict_val.json"
@@ -86,8 +88,8 @@ def read_subjects(
     cells: dict[str, Cell] = {}
     for path in paths:
         held: dict[int, list[str]] = {}
-        for row, column in filled_cells(path, _IMAGES):
-            held.setdefault(row, []).append(column)
+        for place, column in filled_cells(path, _IMAGES):
+            held.setdefault(place, []).append(column)
         for number, row in enumerate(read_parquet(path, leave=_IMAGES)):
             id = text_of(row, "id", path, number)
             images = {f"{id}/{column}": Cell(path, number, column) for column in held.get(number, ())}

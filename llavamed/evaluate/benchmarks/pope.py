@@ -1,11 +1,13 @@
-"""POPE (Li et al., EMNLP 2023): does the model see what is not there? "Is there a ... in the image?", half yes, half no.
+"""POPE (Li et al., EMNLP 2023): does the model see what is not there? "Is there a ... in the image?", half yes,
+half no.
 
 Three splits ask about absent objects that are random, popular in COCO, or adversarial (often seen beside what is
-there). Positive is yes; the headline is F1. LLaVA reports the mean F1 over the three, which is the split `all` here.
+there). Positive is yes; the headline is F1. LLaVA reports the mean F1 over the three, which is the split `all`
+here.
 
 Each of the three files counts its questions from 1. In `all` the id is `random/1`; LLaVA's answer files have ids of
-their own, which `llava_pope_test.jsonl` translates if it is in the folder: its n-th question of a category is the n-th of
-that file.
+their own, which `llava_pope_test.jsonl` translates if it is in the folder: its n-th question of a category is the
+n-th of that file.
 """
 
 from __future__ import annotations

@@ -48,9 +48,7 @@ def read(data: Path, split: str) -> Benchmark:
     return read_language(data, split, NAME, "en", PUBLISHED if split == "test" else ())
 
 
-def read_language(
-    data: Path, split: str, name: str, language: str, published: tuple[Published, ...] = ()
-) -> Benchmark:
+def read_language(data: Path, split: str, name: str, language: str, published: tuple[Published, ...] = ()) -> Benchmark:
     """The questions in one language; those in the other are counted in `dropped`, and answers to them passed over."""
     path = data_file(data, [f"{split}.json"], name, ORIGIN)
     rows = read_objects(path)

@@ -1,8 +1,9 @@
 """The Chinese questions of SLAKE 1.0 (Liu et al., ISBI 2021): 1,033 in the test split, 420 of them closed.
 
-A closed question here is answered by a word and its denial (包含 / 不包含, 有 / 没有), and the word is a part of its denial:
-a rule that looks for the reference inside the answer, as LLaVA-Med's does, takes every "no" for "yes". The pairs
-below are the option sets of the strict rule. LLaVA-Med did not use these questions; nothing published is comparable.
+A closed question here is answered by a word and its denial (包含 / 不包含, 有 / 没有), and the word is a part of
+its denial: a rule that looks for the reference inside the answer, as LLaVA-Med's does, takes every "no"
+for "yes". The pairs below are the option sets of the strict rule. LLaVA-Med did not use these questions;
+nothing published is comparable.
 """
 
 from __future__ import annotations

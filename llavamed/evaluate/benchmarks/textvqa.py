@@ -1,8 +1,9 @@
 """TextVQA 0.5.1 (Singh et al., CVPR 2019): questions that are answered by reading the text in the picture.
 
-5,000 validation questions with ten people's answers. LLaVA-1.5's 58.2 was measured with the words that an OCR system
-(Rosetta) had found, written into the prompt: `Reference OCR token: ...`. With `TextVQA_Rosetta_OCR_v0.2_val.json` in the
-folder we ask that way too; without it the model must read alone, and the prompt in the report says which it was.
+5,000 validation questions with ten people's answers. LLaVA-1.5's 58.2 was measured with the words that an OCR
+system (Rosetta) had found, written into the prompt: `Reference OCR token: ...`. With
+`TextVQA_Rosetta_OCR_v0.2_val.json` in the folder we ask that way too; without it the model must read alone, and the
+prompt in the report says which it was.
 
 LLaVA's answer files name a question by its picture, so a row is known by that and its text.
 """
@@ -12,8 +13,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks.benchmark import LLAVA_15, SHORT_ANSWER, Benchmark, Published
 from llavamed.evaluate.benchmarks.files import data_file, objects, read_json, sha256_of, text_of
+from llavamed.evaluate.metrics.textvqa import ANNOTATORS
 from llavamed.records import Question
 
 NAME = "textvqa"
@@ -37,13 +40,15 @@ def read(data: Path, split: str) -> Benchmark:
         text = text_of(row, "question", path, number)
         if words is not None:
             text = f"{text}\nReference OCR token: {', '.join(words.get(image, []))}"
-        answers = row.get("answers") or ()
+        answers = row.get("answers")
+        if not isinstance(answers, list) or len(answers) != ANNOTATORS:
+            raise InputError(f"{path}: row {number}: {ANNOTATORS} answers are needed; the test split has none")
         questions.append(
             Question(
                 id=text_of(row, "question_id", path, number),
                 image=f"{image}.jpg",
                 question=text,
-                answer=str(max(answers, key=answers.count, default="")),
+                answer=str(max(answers, key=answers.count)),
                 closed=False,
                 answers=tuple(map(str, answers)),
             )

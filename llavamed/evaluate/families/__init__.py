@@ -1,0 +1,19 @@
+"""The families of benchmarks by name: `FAMILIES[benchmark.family]` says what is counted."""
+
+from __future__ import annotations
+
+from llavamed.evaluate.families.choice import CHOICE, MMMU, NEAREST_CHOICE
+from llavamed.evaluate.families.family import Answered, Family, Metric, Total
+from llavamed.evaluate.families.llava_med import LLAVA_MED
+from llavamed.evaluate.families.short_answer import CHARTQA, GQA, TEXTVQA, VQA_V2
+from llavamed.evaluate.families.yes_no import MME, POPE
+
+__all__ = ["FAMILIES", "Answered", "Family", "Metric", "Total"]
+
+# visual chat is judged, not scored: nothing is counted
+_CHAT = Family(name="chat", metrics={})
+
+FAMILIES = {
+    family.name: family
+    for family in (LLAVA_MED, VQA_V2, TEXTVQA, GQA, CHARTQA, POPE, MME, NEAREST_CHOICE, CHOICE, MMMU, _CHAT)
+}
