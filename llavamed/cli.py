@@ -126,7 +126,7 @@ def instruct_generate(
 def instruct_import(
     source: Annotated[Path, typer.Argument(help="A LLaVA .json, our .jsonl, or a benchmark's folder.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
-    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, phantom")],
+    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, ...")],
     split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
     as_json: Json = False,
 ) -> None:
@@ -142,7 +142,11 @@ def instruct_import(
         conversations = formats.import_file(source, fmt)
     else:
         benchmark = benchmarks.load(fmt, source, split)
-        conversations = list(formats.from_questions(benchmark.questions))
+        if benchmark.embedded is not None:
+            raise InputError(
+                f"{source}: the images of {benchmark.name} are inside its files; training reads loose ones"
+            )
+        conversations = list(formats.from_questions(benchmark.questions, benchmark.ask))
         images = str(benchmark.images)
     out.parent.mkdir(parents=True, exist_ok=True)
     row = [str(out), write_jsonl(out, conversations), images]
@@ -238,7 +242,7 @@ def evaluate(
 ) -> None:
     """Ask a model a benchmark's questions, with and without the right image, and score the answers.
 
-    Benchmarks: `llavamed benchmarks` lists them.
+    `llavamed benchmarks` lists the benchmarks and says where their files come from.
     """
     from llavamed import recipe
     from llavamed.evaluate import show
@@ -288,6 +292,14 @@ def score(
     else:
         _scores(show.read(out))
     print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@app.command("benchmarks")
+def list_benchmarks(as_json: Json = False) -> None:
+    """The benchmarks that eval and score know, their splits, and where their files come from."""
+    from llavamed.evaluate import benchmarks
+
+    _table(["name", "splits (default first)", "files"], benchmarks.table(), as_json)
 
 
 @app.command()

@@ -109,8 +109,10 @@ def asked(benchmark: Benchmark, control: str) -> Benchmark:
 
 
 def left_out(benchmark: Benchmark, controls: Iterable[str]) -> dict[str, str]:
-    """control -> why it cannot be asked of this benchmark."""
+    """control -> why it cannot be asked of this benchmark. Nothing is said where only its answers are there."""
     reasons: dict[str, str] = {}
+    if not benchmark.has_questions:
+        return reasons
     if not benchmark.image_names:
         reasons = dict.fromkeys(OF_THE_IMAGE, "the questions have no images")
     elif len(benchmark.image_names) == 1:

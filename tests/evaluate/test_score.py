@@ -11,8 +11,8 @@ import pytest
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
-from llavamed.evaluate.metrics import llava_med as metrics
 from llavamed.evaluate.families import FAMILIES
+from llavamed.evaluate.metrics import llava_med as metrics
 from llavamed.evaluate.score import score
 from llavamed.records import Prediction
 

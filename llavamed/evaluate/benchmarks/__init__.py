@@ -36,7 +36,7 @@ from llavamed.evaluate.benchmarks.benchmark import Benchmark, Published
 from llavamed.evaluate.benchmarks.overlap import overlap
 from llavamed.evaluate.benchmarks.recognise import looks_like
 
-__all__ = ["NAMES", "Benchmark", "Published", "load", "overlap"]
+__all__ = ["NAMES", "Benchmark", "Published", "load", "overlap", "table"]
 
 _MODULES = (
     vqa_rad,
@@ -83,6 +83,13 @@ def load(name: str, data: Path, split: str | None = None) -> Benchmark:
         if not found or reader.NAME in found:
             raise
         raise InputError(f"{error} (the folder looks like {' or '.join(found)})") from None
+
+
+def table() -> list[list[str]]:
+    """Name, splits with the default first, and origin of each."""
+    return [
+        [reader.NAME, ", ".join(dict.fromkeys((reader.SPLIT, *reader.SPLITS))), reader.ORIGIN] for reader in _MODULES
+    ]
 
 
 def _nearest(word: str, valid: Sequence[str]) -> str:

@@ -127,13 +127,23 @@ class Benchmark:
         return [name for name in self.image_names if not (self.images / name).is_file()]
 
     def require_images(self) -> None:
-        """Raises InputError if images are missing."""
+        """Raises InputError if images are missing, or the questions themselves."""
+        if not self.has_questions:
+            raise InputError(
+                f"{self.images}: holds the answers of {self.name} and not its questions, so there is nothing to ask; "
+                "get the whole benchmark, or score predictions made elsewhere"
+            )
         missing = self.missing_images()
         if missing:
             raise InputError(
                 f"{self.images}: {len(missing)} of the {len(self.image_names)} images of {self.name} are absent "
                 f"(first: {', '.join(missing[:3])}); put them there, or score predictions made elsewhere"
             )
+
+    @property
+    def has_questions(self) -> bool:
+        """False where only the answer key is there: answers can be scored and nothing asked."""
+        return any(question.question for question in self.questions)
 
     @property
     def has_images(self) -> bool:

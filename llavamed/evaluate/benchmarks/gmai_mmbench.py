@@ -34,7 +34,7 @@ def read(data: Path, split: str) -> Benchmark:
     path = data_file(data, ["GMAI*VAL*.tsv"], NAME, ORIGIN)
     rows, images = read_tsv(path)
     questions = tuple(_question(row, path, number) for number, row in enumerate(rows, 1))
-    return Benchmark(NAME, split, questions, data, sha256_of([path], data), family="vlmevalkit_choice", embedded=images)
+    return Benchmark(NAME, split, questions, data, sha256_of([path], data), family="gmai_mmbench", embedded=images)
 
 
 def _question(row: Mapping[str, str], path: Path, number: int) -> Question:

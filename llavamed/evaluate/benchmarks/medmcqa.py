@@ -47,7 +47,7 @@ def read(data: Path, split: str) -> Benchmark:
         data,
         sha256_of(paths, data),
         choice_prompt="Question: {question}\nChoices:\n{options}\nAnswer:",
-        family="choice",
+        family="medmcqa",
         max_new_tokens=32,
     )
 

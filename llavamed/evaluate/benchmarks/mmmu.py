@@ -15,7 +15,9 @@ generator over all subjects in alphabetical order.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -24,6 +26,7 @@ from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks.benchmark import Benchmark, Published
 from llavamed.evaluate.benchmarks.files import data_file, read_json, read_parquet, sha256_of, text_of
 from llavamed.evaluate.benchmarks.stored import Cell, ParquetImages, filled_cells
+from llavamed.evaluate.metrics.mmmu import DOMAINS, official_order, subject
 from llavamed.records import Question
 
 NAME = "mmmu"
@@ -35,29 +38,7 @@ ORIGIN = (
 SIGNS = (("answer_dict_val.json", '"ground_truth"'), ("*/validation-*.parquet", "image_7", "subfield"))
 
 KEY = "answer_dict_val.json"
-DISCIPLINES = {
-    "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
-    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
-    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
-    "Health and Medicine": (
-        "Basic_Medical_Science",
-        "Clinical_Medicine",
-        "Diagnostics_and_Laboratory_Medicine",
-        "Pharmacy",
-        "Public_Health",
-    ),
-    "Humanities and Social Science": ("History", "Literature", "Psychology", "Sociology"),
-    "Tech and Engineering": (
-        "Agriculture",
-        "Architecture_and_Engineering",
-        "Computer_Science",
-        "Electronics",
-        "Energy_and_Power",
-        "Materials",
-        "Mechanical_Engineering",
-    ),
-}
-SUBJECTS = tuple(sorted(subject for subjects in DISCIPLINES.values() for subject in subjects))
+SUBJECTS = tuple(sorted(each for subjects in DOMAINS.values() for each in subjects))
 PUBLISHED = tuple(
     Published(model, {"accuracy_official": value}, "validation, zero-shot", "MMMU's README, 2023-12")
     for model, value in (
@@ -70,20 +51,20 @@ PUBLISHED = tuple(
 )
 
 _IMAGES = tuple(f"image_{number}" for number in range(1, 8))
+_ID = re.compile(r"[a-z]+_\w+_\d+")
 _OPEN = ("open", "short-answer")  # the same, in the Parquet and in the answer key
 
 
 def read(data: Path, split: str) -> Benchmark:
-    return read_subjects(data, split, NAME, SUBJECTS, PUBLISHED if split == "validation" else ())
+    benchmark = read_subjects(data, split, NAME, SUBJECTS)
+    return replace(benchmark, published=PUBLISHED if split == "validation" else ())
 
 
-def read_subjects(
-    data: Path, split: str, name: str, subjects: Sequence[str], published: tuple[Published, ...] = ()
-) -> Benchmark:
+def read_subjects(data: Path, split: str, name: str, subjects: Sequence[str]) -> Benchmark:
     """The questions of some subjects, from the Parquet files or, without any, from the answer key."""
     if split == "validation" and not any(data.glob(f"*/{split}-*.parquet")):
-        return _from_key(data, split, name, subjects, published)
-    paths = [data_file(data, [f"{subject}/{split}-*.parquet"], name, ORIGIN) for subject in subjects]
+        return _from_key(data, split, name, subjects)
+    paths = [data_file(data, [f"{each}/{split}-*.parquet"], name, ORIGIN) for each in subjects]
     questions: list[Question] = []
     cells: dict[str, Cell] = {}
     for path in paths:
@@ -106,7 +87,6 @@ def read_subjects(
         option_line="({letter}) {option}",
         family="mmmu",
         max_new_tokens=128,
-        published=published,
         embedded=ParquetImages(cells),
     )
 
@@ -137,20 +117,20 @@ def _question(row: Mapping[str, Any], path: Path, number: int, images: tuple[str
     )
 
 
-def _from_key(
-    data: Path, split: str, name: str, subjects: Sequence[str], published: tuple[Published, ...]
-) -> Benchmark:
+def _from_key(data: Path, split: str, name: str, subjects: Sequence[str]) -> Benchmark:
     path = data_file(data, [KEY], name, ORIGIN)
     key = read_json(path)
-    if not isinstance(key, dict) or not all(isinstance(row, dict) and "ground_truth" in row for row in key.values()):
+    if not isinstance(key, dict) or not all(
+        _ID.fullmatch(id) and isinstance(row, dict) and "ground_truth" in row for id, row in key.items()
+    ):
         raise InputError(f"{path}: not MMMU's answer key (id: question_type, ground_truth); fetch the file again")
     questions = []
-    for id in sorted(key, key=_order):
+    for id in sorted(key, key=official_order):
         row = key[id]
         found = row["ground_truth"]
         answers = tuple(str(answer) for answer in (found if isinstance(found, list) else [found]))
         choice = _is_choice(str(row.get("question_type")), f"{path}: {id}")
-        if _subject(id) in subjects:
+        if subject(id) in subjects:
             questions.append(
                 Question(
                     id=id,
@@ -170,7 +150,6 @@ def _from_key(
         data,
         sha256_of([path], data),
         family="mmmu",
-        published=published,
         beside=frozenset(key) - {question.id for question in questions},
     )
 
@@ -191,18 +170,7 @@ def _listed(text: str, path: Path, number: int) -> tuple[str, ...]:
         raise InputError(f"{path}: row {number}: {text[:60]!r} is not a list; fetch the file again") from None
 
 
-def _subject(id: str) -> str:
-    """ "validation_Art_Theory_7" -> "Art_Theory"."""
-    return "_".join(id.split("_")[1:-1])
-
-
-def _order(id: str) -> tuple[str, int]:
-    """The official evaluator's: by subject, then by number."""
-    number = id.rpartition("_")[2]
-    return _subject(id), int(number) if number.isdigit() else 0
-
-
 def _groups(id: str) -> dict[str, str]:
-    subject = _subject(id)
-    discipline = next((name for name, subjects in DISCIPLINES.items() if subject in subjects), "")
-    return {"discipline": discipline, "subject": subject}
+    field = subject(id)
+    domain = next((name for name, subjects in DOMAINS.items() if field in subjects), "")
+    return {"domain": domain, "subject": field}

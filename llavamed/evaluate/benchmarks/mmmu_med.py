@@ -8,17 +8,17 @@ MMMU run, which `llavamed score mmmu` prints too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from llavamed.evaluate.benchmarks import mmmu
 from llavamed.evaluate.benchmarks.benchmark import Benchmark
+from llavamed.evaluate.metrics.mmmu import MEDICAL
 
 NAME = "mmmu-med"
 SPLITS, SPLIT, ORIGIN = mmmu.SPLITS, mmmu.SPLIT, mmmu.ORIGIN
 SIGNS = ()  # the files are MMMU's
 
-SUBJECTS = mmmu.DISCIPLINES["Health and Medicine"]
-
 
 def read(data: Path, split: str) -> Benchmark:
-    return mmmu.read_subjects(data, split, NAME, SUBJECTS)
+    return replace(mmmu.read_subjects(data, split, NAME, MEDICAL), family="mmmu_med")

@@ -46,7 +46,7 @@ def read(data: Path, split: str) -> Benchmark:
         questions,
         data,
         sha256_of(paths, data),
-        family="nearest_choice",
+        family="omnimed_vqa",
         noted={reason: count for reason, count in noted.items() if count},
     )
 

@@ -32,9 +32,7 @@ def read(data: Path, split: str) -> Benchmark:
     path = data_file(data, [f"{split}.csv"], NAME, ORIGIN)
     questions = tuple(_question(row, path, number) for number, row in enumerate(read_table(path)))
     folders = ("figures", "images_2", "images") if split.endswith("_2") else ("images",)
-    return Benchmark(
-        NAME, split, questions, subfolder(data, *folders), sha256_of([path], data), family="nearest_choice"
-    )
+    return Benchmark(NAME, split, questions, subfolder(data, *folders), sha256_of([path], data), family="pmc_vqa")
 
 
 def _question(row: Mapping[str, str], path: Path, number: int) -> Question:

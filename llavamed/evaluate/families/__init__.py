@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from llavamed.evaluate.families.choice import CHOICE, MMMU, NEAREST_CHOICE
+from llavamed.evaluate.families.choice import GMAI_MMBENCH, MEDMCQA, MMMU, MMMU_MED, OMNIMED_VQA, PMC_VQA
 from llavamed.evaluate.families.family import Answered, Family, Metric, Total
 from llavamed.evaluate.families.llava_med import LLAVA_MED
+from llavamed.evaluate.families.report import REPORT
 from llavamed.evaluate.families.short_answer import CHARTQA, GQA, TEXTVQA, VQA_V2
 from llavamed.evaluate.families.yes_no import MME, POPE
 
@@ -15,5 +16,20 @@ _CHAT = Family(name="chat", metrics={})
 
 FAMILIES = {
     family.name: family
-    for family in (LLAVA_MED, VQA_V2, TEXTVQA, GQA, CHARTQA, POPE, MME, NEAREST_CHOICE, CHOICE, MMMU, _CHAT)
+    for family in (
+        LLAVA_MED,
+        VQA_V2,
+        TEXTVQA,
+        GQA,
+        CHARTQA,
+        POPE,
+        MME,
+        PMC_VQA,
+        OMNIMED_VQA,
+        GMAI_MMBENCH,
+        MEDMCQA,
+        MMMU,
+        REPORT,
+        _CHAT,
+    )
 }

@@ -1,52 +1,74 @@
 """Multiple choice: PMC-VQA, OmniMedVQA, GMAI-MMBench, MedMCQA and MMMU.
 
-Strict is the same for all: the letter or the one option that the answer names, and what cannot be read is wrong.
-Official differs: the option nearest to the answer by difflib (PMC-VQA, OmniMedVQA), VLMEvalKit's matching
-(GMAI-MMBench), and MMMU's parser, which draws a letter at random where it finds none, from one generator for the
-whole benchmark. For MedMCQA official is the likelihood of the letters, which a text does not have; there is none
-here.
+Strict is the same for all: the choice that the answer states, and an answer that states none is wrong. Official
+differs with the benchmark: see `metrics/choice.py` and `metrics/mmmu.py`. MMMU's draws a letter at random where it
+finds none, from one generator for the whole run, so it is the one credit that is not of a question alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from llavamed.evaluate.families.family import Answered, Credits, Family, Metric, mean
 from llavamed.evaluate.metrics import choice, mmmu
 from llavamed.records import Question
 
+Official = Callable[[str, Sequence[str], str], float]
+
 _HEADLINE = (("accuracy", "accuracy"),)
+_NO_LIKELIHOOD = (
+    "The official score (lm-evaluation-harness) compares the likelihoods of the letters, which an answer in words does "
+    "not have, so only the strict score is here: the choice that the answer states, and none is wrong."
+)
 
 
-def _choice(name: str, official: Callable[[str, Sequence[str], str], float] | None, why: str) -> Family:
-    metrics = {
-        "accuracy": mean("strict", choice.STRICT, lambda text, q: choice.strict_choice(text, q.options, q.letter))
-    }
+def _asked(question: Question) -> tuple[list[str], str]:
+    """The options that are offered, and the right one's letter among them."""
+    letters = list(question.lettered)
+    return list(question.lettered.values()), choice.LETTERS[letters.index(question.letter)] if question.letter else ""
+
+
+def _parse(text: str, question: Question) -> str | None:
+    """The letter, as the file has it, of the option that the answer states."""
+    letters = list(question.lettered)
+    stated = choice.parse_choice(text, list(question.lettered.values()))
+    return None if stated is None else letters[choice.LETTERS.index(stated)]
+
+
+def _credit(scorer: Official) -> Callable[[str, Question], float]:
+    """Without a right option among those offered no answer is right, as in OmniMedVQA's script."""
+    return lambda text, question: scorer(text, *_asked(question)) if question.letter else 0.0
+
+
+def _choice(name: str, official: Official | None, why: str = choice.WHY_THEY_DIFFER) -> Family:
+    metrics = {"accuracy": mean("strict", choice.STRICT, _credit(choice.strict_choice))}
     if official is not None:
-        metrics["accuracy_official"] = mean(
-            "official",
-            choice.OFFICIAL,
-            # without a right option no answer is right, as in OmniMedVQA's script
-            lambda text, q: official(text, q.options, q.letter) if q.letter else 0.0,
-        )
+        metrics["accuracy_official"] = mean("official", choice.OFFICIAL, _credit(official))
     return Family(
         name=name,
         metrics=metrics,
         headline=_HEADLINE,
-        rules=(("accuracy", "accuracy", "accuracy_official"),) if official else (),
+        rules=(("accuracy", "accuracy", "accuracy_official"),),
         why_they_differ=why,
         measures=_HEADLINE,
         decisive=("accuracy",),
-        parse=lambda text, q: choice.parse_choice(text, q.options),
+        parse=_parse,
     )
 
 
-NEAREST_CHOICE = _choice("nearest_choice", choice.official_nearest, choice.WHY_THEY_DIFFER)
-CHOICE = _choice("choice", None, "The official score compares the likelihoods of the letters, which a text has not.")
+def _pmc_vqa(text: str, options: Sequence[str], letter: str) -> float:
+    """The script compares with the cells of the file, which have the letter before the text and blanks around."""
+    cells = [f" {place}:{option} " for place, option in zip(choice.LETTERS, options, strict=False)]
+    return choice.official_pmc_vqa(text, cells, letter)
+
+
+OMNIMED_VQA = _choice("omnimed_vqa", choice.official_nearest)
+PMC_VQA = _choice("pmc_vqa", _pmc_vqa)
+GMAI_MMBENCH = _choice("gmai_mmbench", choice.official_vlmevalkit)
+MEDMCQA = _choice("medmcqa", None, _NO_LIKELIHOOD)
 
 # ---------------------------------------------------------------- MMMU
-
-_MEDICAL = "Health and Medicine"
 
 
 def _item(question: Question, text: str) -> mmmu.Item:
@@ -71,7 +93,7 @@ def _strict(text: str, question: Question) -> float:
 
 
 def _medical(question: Question) -> bool:
-    return question.groups.get("discipline") == _MEDICAL
+    return question.groups.get("subject") in mmmu.MEDICAL
 
 
 def _medical_official(items: Sequence[Answered]) -> Credits:
@@ -95,4 +117,13 @@ MMMU = Family(
     measures=_HEADLINE,
     decisive=("accuracy",),
     parse=lambda text, q: text.strip() or None if _key_alone(q) else mmmu.parse_strict(_item(q, text)),
+)
+
+_ALL = ("accuracy", "accuracy_official")
+MMMU_MED = replace(
+    MMMU,
+    name="mmmu_med",
+    metrics={name: MMMU.metrics[name] for name in _ALL},
+    headline=_HEADLINE,
+    rules=(("accuracy", *_ALL),),
 )
