@@ -14,22 +14,8 @@ __all__ = ["FAMILIES", "Answered", "Family", "Metric", "Total"]
 # visual chat is judged, not scored: nothing is counted
 _CHAT = Family(name="chat", metrics={})
 
-FAMILIES = {
-    family.name: family
-    for family in (
-        LLAVA_MED,
-        VQA_V2,
-        TEXTVQA,
-        GQA,
-        CHARTQA,
-        POPE,
-        MME,
-        PMC_VQA,
-        OMNIMED_VQA,
-        GMAI_MMBENCH,
-        MEDMCQA,
-        MMMU,
-        REPORT,
-        _CHAT,
-    )
-}
+_ALL = (
+    *(LLAVA_MED, PMC_VQA, OMNIMED_VQA, GMAI_MMBENCH, MEDMCQA, MMMU, MMMU_MED, REPORT, _CHAT),
+    *(VQA_V2, TEXTVQA, GQA, CHARTQA, POPE, MME),
+)
+FAMILIES = {family.name: family for family in _ALL}

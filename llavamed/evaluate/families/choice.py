@@ -23,22 +23,23 @@ _NO_LIKELIHOOD = (
 )
 
 
-def _asked(question: Question) -> tuple[list[str], str]:
-    """The options that are offered, and the right one's letter among them."""
-    letters = list(question.lettered)
-    return list(question.lettered.values()), choice.LETTERS[letters.index(question.letter)] if question.letter else ""
+_NOT_OFFERED = "\0"  # stands in no answer
 
 
 def _parse(text: str, question: Question) -> str | None:
-    """The letter, as the file has it, of the option that the answer states."""
-    letters = list(question.lettered)
-    stated = choice.parse_choice(text, list(question.lettered.values()))
-    return None if stated is None else letters[choice.LETTERS.index(stated)]
+    """The letter of the option that the answer states; one that is not offered is no choice."""
+    letter = choice.parse_choice(text, question.options)
+    return letter if letter in question.lettered else None
 
 
 def _credit(scorer: Official) -> Callable[[str, Question], float]:
     """Without a right option among those offered no answer is right, as in OmniMedVQA's script."""
-    return lambda text, question: scorer(text, *_asked(question)) if question.letter else 0.0
+
+    def credit(text: str, question: Question) -> float:
+        options = [option or _NOT_OFFERED for option in question.options]
+        return scorer(text, options, question.letter) if question.letter else 0.0
+
+    return credit
 
 
 def _choice(name: str, official: Official | None, why: str = choice.WHY_THEY_DIFFER) -> Family:
