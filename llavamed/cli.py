@@ -229,7 +229,9 @@ def merge(
 def evaluate(
     model: ModelName,
     names: Annotated[list[str], typer.Argument(metavar="BENCHMARK...")],
-    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the benchmark's official files, or of one such folder for each by name.")
+    ],
     out: Out = Path("eval"),
     split: Split = None,
     controls: Annotated[
@@ -260,7 +262,8 @@ def evaluate(
     bodies = []
     for name in names:
         folder = out / name if len(names) > 1 else out
-        run_evaluation(model, name, data, folder, section, seed, split)
+        files = data / name if (data / name).is_dir() else data
+        run_evaluation(model, name, files, folder, section, seed, split)
         bodies.append(show.read(folder))
         if not as_json:
             _scores(bodies[-1])

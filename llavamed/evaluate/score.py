@@ -44,8 +44,13 @@ class Item:
     prediction: Prediction
     parsed: str | None  # the choice that was read; None for parse failures and where there is nothing to parse
     credits: Mapping[str, float]
-    measure: str  # the credit by which this answer is called right or wrong; "" where nothing is counted
+    family: Family
     cut: bool = False  # the answer was longer than MAX_ANSWER
+
+    @property
+    def measure(self) -> str:
+        """The credit by which this answer is called right or wrong; "" where nothing is counted."""
+        return next((name for name, _ in self.family.measures if name in self.credits), "")
 
     @property
     def credit(self) -> float:
@@ -54,8 +59,8 @@ class Item:
 
     @property
     def correct(self) -> bool:
-        """Right in full: of an open answer, word by word."""
-        return self.credits.get("open_exact", self.credit) == 1.0
+        """Right in full, where the measure gives credit for a part too."""
+        return self.credits.get(self.family.exact, self.credit) == 1.0
 
     def to_json(self) -> dict[str, Any]:
         question = self.question
@@ -215,7 +220,7 @@ def judge(benchmark: Benchmark, predictions: Path | Rows, by_order: bool = False
                 prediction,
                 _parsed(family, question, prediction),
                 found,
-                measure=next((name for name, _ in family.measures if name in found), ""),
+                family,
                 cut=len(given[place].text) > MAX_ANSWER,
             )
         )

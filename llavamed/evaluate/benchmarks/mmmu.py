@@ -79,7 +79,7 @@ def read_subjects(data: Path, split: str, name: str, subjects: Sequence[str]) ->
     return Benchmark(
         name,
         split,
-        tuple(questions),
+        tuple(sorted(questions, key=lambda question: official_order(question.id))),
         data,
         sha256_of(paths, data),
         prompt="{question}\n\nAnswer the question using a single word or phrase.",
@@ -93,6 +93,8 @@ def read_subjects(data: Path, split: str, name: str, subjects: Sequence[str]) ->
 
 def _question(row: Mapping[str, Any], path: Path, number: int, images: tuple[str, ...]) -> Question:
     id = text_of(row, "id", path, number)
+    if not _ID.fullmatch(id):
+        raise InputError(f"{path}: row {number} has the id {id!r}; MMMU's are like validation_Art_7")
     answers = _listed(text_of(row, "answer", path, number), path, number)
     options = tuple(str(option).strip() for option in _listed(str(row.get("options") or "[]"), path, number))
     letter = ""

@@ -70,6 +70,7 @@ class Family:
     rules: tuple[tuple[str, str, str], ...] = ()  # title, strict metric, official metric
     why_they_differ: str = ""
     measures: tuple[tuple[str, str], ...] = ()  # metric, its title
+    exact: str = ""  # where a measure gives credit for a part: the metric that asks for the whole
     decisive: tuple[str, ...] = ()
     parse: Callable[[str, Question], str | None] | None = None  # the choice that was read; None: none could be
     is_parsed: Callable[[Question], bool] = lambda _: True  # whether `parse` is for this question

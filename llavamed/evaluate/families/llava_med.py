@@ -84,6 +84,7 @@ LLAVA_MED = Family(
     ),
     why_they_differ=metrics.WHY_THEY_DIFFER,
     measures=(("closed_accuracy", "closed accuracy"), ("open_recall", "open recall")),
+    exact="open_exact",
     decisive=("closed_accuracy", "open_recall"),
     parse=lambda text, q: metrics.parse_closed(text, q.answer, q.options),
     is_parsed=_closed,
