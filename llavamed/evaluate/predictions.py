@@ -134,6 +134,8 @@ def _json(path: Path) -> list[dict[str, Any]]:
         inner = next(
             (body[key] for key in ("pred_dict", "results", "answers") if isinstance(body.get(key), list)), None
         )
+        if inner is None and any(key in body for key in ID_KEYS):
+            return [body]  # one row alone
         if inner is None:
             return [row if isinstance(row, dict) else {"id": id, "text": row} for id, row in body.items()]
         body = inner
@@ -186,8 +188,8 @@ def _own_id(row: Row, id: str, benchmark: Benchmark, known: set[str]) -> str:
     if id in known or id in benchmark.beside or not benchmark.aliases:
         return id
     lines = str(next((row[key] for key in _QUESTION_KEYS if row.get(key)), "")).strip().splitlines()
-    asked = lines[0].strip().casefold() if lines else ""
-    return benchmark.aliases.get(id) or benchmark.aliases.get(f"{id}\n{asked}") or id
+    asked = lines[0].strip() if lines else ""
+    return benchmark.aliases.get(id) or benchmark.aliases.get(f"{id}\n{asked}".casefold()) or id
 
 
 def _by_order(benchmark: Benchmark, answers: Sequence[Prediction], where: str) -> list[Prediction]:

@@ -85,22 +85,25 @@ class Item:
 
 @dataclass(frozen=True)
 class Rotated:
-    """Multiple choice with the options in every order, over the questions whose options can be moved."""
+    """Multiple choice with the options in every order, over the questions whose options can be moved and of which no
+    request failed; without any such question `scores` and `gaps` are empty.
 
-    accuracy: Interval  # the mean over orders, the file's own among them
-    consistency: Interval  # the share of questions for which every order gets the same option
-    gap: Interval  # the file's order less the mean over orders
+    `accuracy` is the mean over orders, the file's own among them, `consistency` the share of questions for which every
+    order gets the same option; the gap is the file's order less the mean over orders.
+    """
+
+    scores: Mapping[str, Interval]
+    gaps: Mapping[str, Interval]
     n_failed: int
     scorer: str
 
     def to_json(self) -> dict[str, Any]:
-        scores = {"accuracy": self.accuracy, "consistency": self.consistency}
         return {
             "scores": {
                 name: {**_numbers(interval), "mode": "strict", "scorer": self.scorer}
-                for name, interval in scores.items()
+                for name, interval in self.scores.items()
             },
-            "gaps": {"accuracy": _numbers(self.gap)},
+            "gaps": {name: _numbers(gap) for name, gap in self.gaps.items()},
             "n_failed": self.n_failed,
         }
 
@@ -282,9 +285,7 @@ def _gaps(family: Family, real: Sequence[Item], control: Sequence[Item], draws: 
 
 def _rotated(
     benchmark: Benchmark, family: Family, items: Sequence[Item], turned: Path | Rows, draws: int, seed: int
-) -> Rotated | None:
-    """Accuracy over every order of the options and how often the orders agree; a question of which any order's
-    request failed is left out."""
+) -> Rotated:
     measure = family.measures[0][0]
     orders: dict[str, list[tuple[int, Item]]] = {}
     for item in judge(conditions.asked(benchmark, "rotated"), turned):
@@ -303,15 +304,11 @@ def _rotated(
         accuracies.append(100 * sum(credits) / len(credits))
         own.append(100 * item.credit)
         agree.append(100.0 * (len(read) == 1 and None not in read))
+    scorer = family.metrics[measure].scorer
     if not accuracies:
-        return None
-    return Rotated(
-        bootstrap(accuracies, draws, seed),
-        bootstrap(agree, draws, seed),
-        paired(own, accuracies, draws, seed),
-        failed,
-        family.metrics[measure].scorer,
-    )
+        return Rotated({}, {}, failed, scorer)
+    scores = {"accuracy": bootstrap(accuracies, draws, seed), "consistency": bootstrap(agree, draws, seed)}
+    return Rotated(scores, {"accuracy": paired(own, accuracies, draws, seed)}, failed, scorer)
 
 
 def _provenance(

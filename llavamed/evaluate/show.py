@@ -71,7 +71,7 @@ def orders(scores: Mapping[str, Any]) -> Table:
     """Multiple choice with the options in every order; no rows where that was not asked."""
     columns = ["options in every order, % (95 % interval)", "value", "n"]
     rotated = scores["controls"].get("rotated")
-    if rotated is None:
+    if rotated is None or not rotated["scores"]:
         return columns, []
     found = rotated["scores"]
     return columns, [

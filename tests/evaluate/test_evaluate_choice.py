@@ -158,6 +158,24 @@ def test_a_failed_order_leaves_its_question_out_and_is_counted(
     assert rotated["scores"]["accuracy"]["n"] == 23
 
 
+def test_if_every_other_order_fails_it_is_counted_and_nothing_is_made_up(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path
+) -> None:
+    first: set[tuple[int, str]] = set()
+
+    def fails_later(request: Any) -> str:
+        if request.images and request.images[0].getpixel((0, 0)) in COLOURS.values():
+            place = (request.images[0].height, request.messages[-1].text)
+            if len(first) >= 24 and place not in first:
+                raise RuntimeError("busy")
+            first.add(place)
+        return looks(request)
+
+    body = evaluate(monkeypatch, Engine(fails_later), folder, tmp_path / "out")
+    assert body["controls"]["rotated"] == {"scores": {}, "gaps": {}, "n_failed": 48}
+    assert show.orders(body)[1] == []
+
+
 def test_a_benchmark_without_images_has_no_control_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     options = {f"op{letter}": text for letter, text in zip("abcd", ("liver", "spleen", "lung", "kidney"), strict=True)}
     rows = [{"id": str(n), "question": f"Which {n}?", "cop": n % 4 + 1, **options} for n in range(8)]

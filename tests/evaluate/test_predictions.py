@@ -135,6 +135,20 @@ def test_a_row_is_known_by_picture_and_question_where_ids_are_not_unique() -> No
         predictions.match(benchmark, llava, "x")
 
 
+@pytest.mark.parametrize("inner", ["", "images/"])
+def test_llavas_answers_to_mme_are_read_by_picture_and_question(mme_folder: Path, inner: str) -> None:
+    benchmark = benchmarks.load("mme", mme_folder)
+    rows = [
+        {
+            "question_id": f"{q.groups['subtask']}/{inner}{Path(q.image).name}",
+            "prompt": f"{q.question}\nAnswer the question using a single word or phrase.",
+            "text": q.answer.title(),
+        }
+        for q in benchmark.questions
+    ]
+    assert [p.id for p in predictions.match(benchmark, rows[::-1], "x")] == [q.id for q in benchmark.questions]
+
+
 def test_mmes_own_result_files_are_read(mme_folder: Path, tmp_path: Path) -> None:
     benchmark = benchmarks.load("mme", mme_folder)
     results = tmp_path / "results"

@@ -71,7 +71,8 @@ class Benchmark:
     noted: Mapping[str, int] = field(default_factory=dict)  # oddity of the data -> questions that have it and stay
     embedded: Embedded | None = None
     beside: frozenset[str] = frozenset()  # ids of the same files that are not asked: answers to them are passed over
-    aliases: Mapping[str, str] = field(default_factory=dict)  # how others' files name a question -> its id
+    # how others' files name a question -> its id: their id, or their id, a line end and the question in lower case
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()

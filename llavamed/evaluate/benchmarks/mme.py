@@ -12,6 +12,7 @@ its question.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from llavamed.errors import InputError
@@ -52,11 +53,6 @@ def read(data: Path, split: str) -> Benchmark:
             questions += _questions(path, subtask, root)
     if not questions:
         raise InputError(f"{root}: no .txt file of questions in any subtask; {ORIGIN}")
-    aliases = {
-        f"{question.id.partition('#')[0]}\n{question.question.casefold()}{asks}": question.id
-        for question in questions
-        for asks in ("", f" {_ASKS.casefold()}")
-    }
     return Benchmark(
         NAME,
         split,
@@ -67,7 +63,7 @@ def read(data: Path, split: str) -> Benchmark:
         family="mme",
         max_new_tokens=128,
         published=PUBLISHED,
-        aliases=aliases,
+        aliases={alias: question.id for question in questions for alias in _aliases(question)},
     )
 
 
@@ -93,6 +89,15 @@ def _questions(path: Path, subtask: str, root: Path) -> list[Question]:
             )
         )
     return questions
+
+
+def _aliases(question: Question) -> Iterator[str]:
+    """How LLaVA's answers and MME's own result files name a question: subtask, picture (perhaps in `images/`), text."""
+    subtask, stem = question.groups["subtask"], Path(question.image).stem
+    for folder in ("", "images/"):
+        for suffix in _PICTURES:
+            for asks in ("", f" {_ASKS}"):
+                yield f"{subtask}/{folder}{stem}{suffix}\n{question.question}{asks}".casefold()
 
 
 def _picture(path: Path, root: Path) -> str:

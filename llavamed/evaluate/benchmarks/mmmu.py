@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,7 +168,9 @@ def _listed(text: str, path: Path, number: int) -> tuple[str, ...]:
     if not (text.startswith("[") and text.endswith("]")):
         return (text,)
     try:
-        return tuple(str(item) for item in ast.literal_eval(text))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", (SyntaxWarning, DeprecationWarning))  # a formula's "\\mu" is no escape
+            return tuple(str(item) for item in ast.literal_eval(text))
     except (ValueError, SyntaxError):
         raise InputError(f"{path}: row {number}: {text[:60]!r} is not a list; fetch the file again") from None
 

@@ -53,7 +53,7 @@ def read(data: Path, split: str) -> Benchmark:
                 answers=tuple(map(str, answers)),
             )
         )
-    aliases = {f"{Path(q.image).stem}\n{q.question.splitlines()[0].casefold()}": q.id for q in questions}
+    aliases = {f"{Path(q.image).stem}\n{q.question.splitlines()[0]}".casefold(): q.id for q in questions}
     return Benchmark(
         NAME,
         split,
