@@ -16,16 +16,23 @@ Corpus = tuple[list[str], list[list[str]]]
 
 
 def corpora(count: int, seed: int, shortest: int = 0) -> list[Corpus]:
-    """Predictions of `shortest` to 25 words, with one to four references each."""
+    """Predictions with one to four references each; half are a reference with words exchanged, so that long n-grams
+    match, and half are of `shortest` to 25 words by chance."""
     rng = random.Random(seed)
 
     def text(least: int) -> str:
         return " ".join(rng.choices(VOCABULARY, k=rng.randint(least, 25)))
 
-    return [
-        ([text(shortest) for _ in range(size)], [[text(1) for _ in range(rng.randint(1, 4))] for _ in range(size)])
-        for size in (rng.randint(1, 12) for _ in range(count))
-    ]
+    def near(reference: str) -> str:
+        return " ".join(word if rng.random() < 0.8 else rng.choice(VOCABULARY) for word in reference.split())
+
+    made = []
+    for _ in range(count):
+        references = [[text(max(1, shortest)) for _ in range(rng.randint(1, 4))] for _ in range(rng.randint(1, 12))]
+        made.append(
+            ([near(rng.choice(given)) if rng.random() < 0.5 else text(shortest) for given in references], references)
+        )
+    return made
 
 
 def coco(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> tuple[dict, dict]:
