@@ -11,7 +11,7 @@ first. The official ways to read a choice have nothing in common:
 - `official_likelihood` (MedMCQA in lm-evaluation-harness, OmniMedVQA's prefix score): the likeliest option.
 
 *Strict* reads, in this order, what the answer calls its answer ("the answer is (B), not (A)"), a marked
-letter ("(C)", "C. left kidney"), the one option named in words, and a capital that stands alone. Several
+letter ("(C)", "C. left kidney"), the one option named in words, and a letter by itself ("so it is C"). Several
 different choices at one stage are no choice, and no choice is wrong.
 """
 
@@ -22,7 +22,7 @@ import re
 import string
 from collections.abc import Sequence
 
-from llavamed.evaluate.metrics.strict import LETTER_A, parse_option
+from llavamed.evaluate.metrics.strict import parse_option
 
 OFFICIAL = "choice_official/1"
 STRICT = "choice_strict/1"
@@ -33,6 +33,7 @@ WHY_THEY_DIFFER = (
 )
 
 LETTERS = string.ascii_uppercase
+_LONGEST = 1_000_000  # characters read of an answer; difflib's time can grow with their square
 
 
 def _letter(index: int) -> str:
@@ -48,15 +49,13 @@ def _text(options: Sequence[str], answer: str) -> str:
 
 # ---------------------------------------------------------------- official
 
-_DIFFLIB_READS = 1_000_000  # characters; difflib's time grows with their square for a text of many rare ones
-
 
 def nearest_option(prediction: str, options: Sequence[str]) -> str | None:
     """The letter of the option most similar to the answer by difflib, the first of equals; None if nothing is shared.
 
     Of an answer longer than a million characters the first million are compared.
     """
-    matcher = difflib.SequenceMatcher(None, "", prediction[:_DIFFLIB_READS])
+    matcher = difflib.SequenceMatcher(None, "", prediction[:_LONGEST])
     best, nearest = 0.0, None
     for index, option in enumerate(options):
         matcher.set_seq1(option)
@@ -116,24 +115,35 @@ def official_likelihood(log_likelihoods: Sequence[float], answer: str) -> float:
 
 # ---------------------------------------------------------------- strict
 
-# "the answer is (B)", "Answer: option B"; after a colon a capital A before a word is an article
+# "the answer is (B)", "Answer: option B", "the answer is A or B"; after a colon a capital A before a word is an article
 _STATED = re.compile(
     r"\b(?i:answer)(?:\s(?:is|would\sbe|should\sbe|must\sbe)[\W_]{0,6}(?:(?i:option|choice|letter)[\W_]{1,4})?"
-    r"([A-Z])\b(?!['’-]\w)"
-    r"|[\W_]{1,6}(?:(?i:option|choice|letter)[\W_]{1,4})?([A-Z])\b(?!['’-]\w|\s+[a-z]))"
+    r"([A-Z]\b(?!['’-]\w)|[a-z](?=\W{0,4}\Z))"
+    r"|[\W_]{1,6}(?:(?i:option|choice|letter)[\W_]{1,4})?([A-Z]\b(?!['’-]\w|\s+(?!or\b|and\b)[a-z])|[a-z](?=\W{0,4}\Z)))"
+    r"(?:\W{0,3}\s(?:or|and)\s[\W_]{0,3}([A-Z])\b)?"
 )
 # "(C)", "[C]", "**C**", "\boxed{C}", "option C", and "C." or "C)" or "C:" where a line begins
 _MARKED = re.compile(
     r"[(\[{]([A-Z])[)\]}]|\*\*([A-Z])\*\*|\b(?i:option|choice)\s([A-Z])\b|^[ \t>*-]{0,8}([A-Z])[.):](?=\s|\Z)",
     re.MULTILINE,
 )
-_CAPITAL = re.compile(r"(?<![\w'’.-])[B-HJ-Z](?![\w'’-])")  # not in "B-line" or "vitamin D's", not the pronoun I
-_DENIALS = ("not ", "n't ")
+# a capital by itself in a sentence is a choice behind such a word or a mark, and before such a word, a mark or the
+# end; elsewhere it is part of a name ("vitamin D", "B cells", "A mass") or denied ("is not B"); "I" is a pronoun
+_BEFORE = (
+    "is are be so it's it’s that's that’s and or nor both either neither choose chose select pick say think guess "
+    "therefore thus hence with letter"
+)
+_BEHIND = "is and or nor because since as but not would seems fits due"
+_ALONE = re.compile(
+    rf"(?:\A\s*|[^\w\s'’.-]\s*|\.\s+|\b(?i:{_BEFORE.replace(' ', '|')})\s+)"
+    rf"([A-HJ-Z])(?![\w'’-]|\s+(?!(?:{_BEHIND.replace(' ', '|')})\b)\w)"
+)
 _AROUND = string.punctuation + string.whitespace + "–—“”‘’"
 
 
 def parse_choice(prediction: str, options: Sequence[str]) -> str | None:
-    """The letter of the option that the answer states; None if it states none or several."""
+    """The letter of the option that the answer, or its first million characters, states; None if none or several."""
+    prediction = prediction[:_LONGEST]
     whole = prediction.strip(_AROUND)
     if len(whole) == 1 and whole.upper() in LETTERS[: len(options)]:
         return whole.upper()
@@ -141,7 +151,7 @@ def parse_choice(prediction: str, options: Sequence[str]) -> str | None:
     if len(same) == 1:
         return same[0]
     for pattern in (_STATED, _MARKED):
-        stated = {letter for groups in pattern.findall(prediction) for letter in groups if letter}
+        stated = {letter.upper() for groups in pattern.findall(prediction) for letter in groups if letter}
         stated &= set(LETTERS[: len(options)])
         if stated:
             return stated.pop() if len(stated) == 1 else None
@@ -158,10 +168,8 @@ def _bare(text: str) -> str:
 
 
 def _alone(text: str, options: Sequence[str]) -> set[str]:
-    """The letters of options that stand alone as capitals and are not denied."""
-    found = [*_CAPITAL.finditer(text), *(match for match in LETTER_A.finditer(text) if match.group() == "A")]
-    stated = {match.group() for match in found if not text.endswith(_DENIALS, 0, match.start())}
-    return stated & set(LETTERS[: len(options)])
+    """The letters of options that stand alone as capitals."""
+    return set(_ALONE.findall(text)) & set(LETTERS[: len(options)])
 
 
 def strict_choice(prediction: str, options: Sequence[str], answer: str) -> float:

@@ -163,7 +163,8 @@ def official_scores(items: Sequence[Item]) -> list[float]:
 
 # ---------------------------------------------------------------- strict
 
-_ANSWER_IS = re.compile(r"\b[aA]nswer(?:\sis\b|\s?:)[\s:*]*")
+_ANSWER_IS = re.compile(r"\b(?i:answer)(?:\sis\b|\s?:)[\s:*]*")
+_AROUND = " \t\n*_`"  # blanks and markdown
 
 
 def parse_strict(item: Item) -> str | None:
@@ -173,7 +174,7 @@ def parse_strict(item: Item) -> str | None:
         stated = choice.parse_choice(item.response, list(item.options.values()))
         return None if stated is None else letters[choice.LETTERS.index(stated)]
     *_, final = _ANSWER_IS.split(item.response)
-    return final.strip() or None
+    return final.strip(_AROUND) or None
 
 
 def strict_score(item: Item) -> float:

@@ -59,8 +59,9 @@ def strict_tokens(text: str) -> list[str]:
 
 
 def number(text: str) -> float | None:
-    """The value of a text that is one number, sign and thousands commas read, currency and % ignored; else None."""
+    """The value of a text that is one number or count word, sign and thousands commas read, currency and % ignored."""
     bare = text.strip()
+    bare = NUMBERS.get(bare.casefold(), bare)
     if len(bare) > _LONGEST_NUMBER:
         return None
     found = _NUMBER.fullmatch(_THOUSANDS.sub("", bare))
@@ -98,7 +99,9 @@ def is_yes_no(reference: str, options: Sequence[str] = ()) -> bool:
 
 
 # where the word "a" is a letter: an article stands before a noun, and is a capital only where a sentence begins
-LETTER_A = re.compile(r"\b[aA]\b(?!['’-]\w|\s+\w)|(?<=[^.!?\s]\s)A\b(?!['’-]\w)|\bA\b(?=\s+(?:is|and|or)\b)")
+_LETTER_A = re.compile(r"\b[aA]\b(?!['’-]\w|\s+\w)|(?<=[^.!?\s]\s)A\b(?!['’-]\w)|\bA\b(?=\s+(?:is|and|or)\b)")
+
+_MARK = "ǂ"  # a letter that no report is written in
 
 
 def parse_option(prediction: str, options: Sequence[str]) -> str | None:
@@ -138,5 +141,5 @@ def _starts(answer: list[str], phrase: tuple[str, ...]) -> Iterator[int]:
 
 
 def _words_with_letter_a(prediction: str) -> list[str]:
-    first, *rest = LETTER_A.split(prediction)
-    return strict_tokens(first) + [word for piece in rest for word in ("a", *strict_tokens(piece))]
+    marked = _LETTER_A.sub(f" {_MARK} ", prediction)
+    return ["a" if word == _MARK else word for word in strict_tokens(marked)]
