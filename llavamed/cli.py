@@ -42,6 +42,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (tiny, ...) or a .yaml file.")]
 Against = Annotated[list[str], typer.Option(help=AGAINST)]
 Images = Annotated[Path | None, typer.Option(help="Images of these conversations: a folder or a corpus.")]
+Split = Annotated[str | None, typer.Option(help="Default: the one that the field reports.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder or an endpoint URL.")]
 
 
@@ -132,7 +133,7 @@ def instruct_generate(
 def instruct_import(
     source: Annotated[Path, typer.Argument(help="A LLaVA .json, our .jsonl, or a benchmark's folder.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
-    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, phantom")],
+    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, ...")],
     split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
     as_json: Json = False,
 ) -> None:
@@ -148,7 +149,11 @@ def instruct_import(
         conversations = formats.import_file(source, fmt)
     else:
         benchmark = benchmarks.load(fmt, source, split)
-        conversations = list(formats.from_questions(benchmark.questions))
+        if benchmark.embedded is not None:
+            raise InputError(
+                f"{source}: the images of {benchmark.name} are inside its files; training reads loose ones"
+            )
+        conversations = list(formats.from_questions(benchmark.questions, benchmark.ask))
         images = str(benchmark.images)
     out.parent.mkdir(parents=True, exist_ok=True)
     row = [str(out), write_jsonl(out, conversations), images]
@@ -231,20 +236,25 @@ def merge(
 def evaluate(
     model: ModelName,
     names: Annotated[list[str], typer.Argument(metavar="BENCHMARK...")],
-    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the benchmark's official files, or of one such folder for each by name.")
+    ],
     out: Out = Path("eval"),
-    split: str = "test",
-    controls: Annotated[str, typer.Option(help="Comma-separated: real,blank,shuffled,noise")] = (
-        "real,blank,shuffled,noise"
-    ),
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    split: Split = None,
+    controls: Annotated[
+        str, typer.Option(help="Comma-separated; those that a benchmark cannot have are left out.")
+    ] = "real,blank,shuffled,noise,text-only,rotated",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; default: the benchmark's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     seed: int = 0,
     against: Against = [],  # noqa: B006
     against_images: Images = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a model a benchmark's questions, with and without the right image, and score the answers."""
+    """Ask a model a benchmark's questions, with and without the right image, and score the answers.
+
+    `llavamed benchmarks` lists the benchmarks and says where their files come from.
+    """
     from llavamed import recipe
     from llavamed.evaluate import show
     from llavamed.evaluate.run import evaluate as run_evaluation
@@ -253,7 +263,7 @@ def evaluate(
         f"evaluate.{key}={value}"
         for key, value in (
             ("controls", f"[{controls}]"),
-            ("max_new_tokens", max_new_tokens),
+            ("max_new_tokens", max_new_tokens or "null"),
             ("batch_size", batch_size),
         )
     ]
@@ -261,7 +271,8 @@ def evaluate(
     bodies = []
     for name in names:
         folder = out / name if len(names) > 1 else out
-        run_evaluation(model, name, data, folder, section, seed, split)
+        files = data / name if (data / name).is_dir() else data
+        run_evaluation(model, name, files, folder, section, seed, split)
         bodies.append(show.read(folder))
         if not as_json:
             _scores(bodies[-1])
@@ -276,11 +287,14 @@ def evaluate(
 @app.command()
 def score(
     name: Annotated[str, typer.Argument(metavar="BENCHMARK")],
-    predictions: Annotated[Path, typer.Argument(help="JSONL with the benchmark's ids and the answers.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(help="Answers: .jsonl, .json, .csv or .tsv with the benchmark's ids, or its result folder."),
+    ],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("score"),
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
-    split: str = "test",
+    split: Split = None,
     against: Against = [],  # noqa: B006
     against_images: Images = None,
     as_json: Json = False,
@@ -298,6 +312,14 @@ def score(
     if as_json:
         print(json.dumps(body, indent=1))
     print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@app.command("benchmarks")
+def list_benchmarks(as_json: Json = False) -> None:
+    """The benchmarks that eval and score know, their splits, and where their files come from."""
+    from llavamed.evaluate import benchmarks
+
+    _table(["name", "splits (default first)", "files"], benchmarks.table(), as_json)
 
 
 @app.command()
@@ -368,9 +390,12 @@ def _scores(body: dict[str, Any]) -> None:
         (f"{body['benchmark']}, {body['split']}, n = {body['n']}", show.headline(body)),
         ("strict and official", show.rules(body)),
         ("what the image is worth", show.gaps(body)),
+        ("the order of the options", show.orders(body)),
     ):
         if rows:
             _table(columns, rows, False, title)
+    if show.family(body).rules:
+        print(f"Strict and official: {show.family(body).why_they_differ}")
     print(show.verdict(body))
 
 

@@ -124,7 +124,7 @@ def leakage(
     images: Annotated[Path | None, typer.Option(help="Images of the conversations: a folder or a corpus.")] = None,
     pixels: Annotated[bool, typer.Option("--pixels", help="Compare decoded pixels, not files (slower).")] = False,
     run: Annotated[list[Path], typer.Option(help="Folder of `eval` or `score` to store the finding in.")] = [],  # noqa: B006
-    split: str = "test",
+    split: Annotated[str | None, typer.Option(help="Default: the one that the field reports.")] = None,
     as_json: Json = False,
 ) -> None:
     """Which images and questions of a benchmark stand in training data; with --run, what that does to its score."""
@@ -136,7 +136,7 @@ def leakage(
 def find_leakage(
     name: str,
     data: Path,
-    split: str,
+    split: str | None,
     against: list[str],
     runs: list[Path],
     images: Path | None = None,
@@ -163,7 +163,7 @@ def import_(
     benchmark: Annotated[str, typer.Option(help="The benchmark that they answer.")],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")] = Path("predictions.jsonl"),
-    split: str = "test",
+    split: Annotated[str | None, typer.Option(help="Default: the one that the field reports.")] = None,
     as_json: Json = False,
 ) -> None:
     """Turn another tool's answers into predictions for `llavamed score`, each matched to its question."""

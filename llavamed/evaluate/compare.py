@@ -23,6 +23,7 @@ from typing import Any
 from llavamed.errors import InputError
 from llavamed.evaluate import show
 from llavamed.evaluate.benchmarks import Published
+from llavamed.evaluate.controls import OF_THE_IMAGE
 from llavamed.evaluate.significance import holm, mcnemar, paired_bootstrap
 from llavamed.records import read_jsonl
 
@@ -110,8 +111,9 @@ def check(runs: Sequence[Run]) -> list[str]:
         elif unknown and len(runs) > 1:
             told.append(f"The {what} of {', '.join(unknown)} are not known (answers made elsewhere).")
     for run in runs:
-        if not run.scores["controls"]:
-            told.append(f"{run.name}: no control was run; nothing shows that this model uses the image.")
+        verdict = show.verdict(run.scores)
+        if not of_the_image(run.scores):
+            told.append(f"{run.name}: {verdict[0].lower()}{verdict[1:]}")
         failed = run.provenance.get("n_failed", 0)
         if failed:
             told.append(f"{run.name}: {failed} requests failed and count as wrong.")
@@ -122,6 +124,8 @@ def compare(runs: Sequence[Run], draws: int = 10_000, seed: int = 0) -> dict[str
     """All numbers of one benchmark: runs, published rows, pairs, groups, confusion."""
     warnings = check(runs)
     metrics = headline(runs)
+    if not metrics:
+        raise InputError(f"{runs[0].folder}: no metric that all these runs have; answers for a judge have none")
     return {
         "benchmark": runs[0].scores["benchmark"],
         "split": runs[0].scores["split"],
@@ -140,7 +144,7 @@ def compare(runs: Sequence[Run], draws: int = 10_000, seed: int = 0) -> dict[str
 def headline(runs: Sequence[Run]) -> list[str]:
     """The metrics that models are known by, of those that these runs have; else the strict ones, else all."""
     shared = [name for name in runs[0].scores["scores"] if all(name in run.scores["scores"] for run in runs)]
-    known = [name for name, _ in show.HEADLINE if name in shared]
+    known = [name for name, _ in show.family(runs[0].scores).headline if name in shared]
     strict = [name for name in shared if runs[0].scores["scores"][name].get("mode") == "strict"]
     return known or strict or shared
 
@@ -155,8 +159,13 @@ def published(benchmark: str, split: str) -> tuple[Published, ...]:
     return rows
 
 
+def of_the_image(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The controls that take the image away, of a scores.json or of a run's entry in compare.json."""
+    return {control: body for control, body in scores["controls"].items() if control in OF_THE_IMAGE}
+
+
 def credits(run: Run, metric: str) -> dict[str, float]:
-    """Per cent by question, of the questions that are in the metric."""
+    """Per cent by question, of the questions that are in the metric; {} for a number of the whole, such as F1."""
     values = {id: item["scores"].get(metric) for id, item in run.items.items()}
     return {id: 100.0 * value for id, value in values.items() if value is not None}
 
@@ -204,7 +213,7 @@ def _pairs(runs: Sequence[Run], metrics: Sequence[str], draws: int, seed: int) -
             ours, theirs = credits(first, metric), credits(second, metric)
             ids = [id for id in ours if id in theirs]
             if not ids:
-                continue  # a metric of sums (F1 of a corpus) has no questions to pair
+                continue  # a number of the whole has no questions to pair
             a, b = [ours[id] for id in ids], [theirs[id] for id in ids]
             found = paired_bootstrap(a, b, [_image(first, id) for id in ids], draws, seed)
             row = {"first": first.name, "second": second.name, "metric": metric, **vars(found)}

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from llavamed import manifest
-from llavamed.corpus.store import open_images
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, show
-from llavamed.evaluate.compare import Item, Run, compare
+from llavamed.evaluate.compare import Item, Run, compare, of_the_image
+from llavamed.evaluate.families import FAMILIES
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.manifest import file_sha256, write_atomic
 from llavamed.report import Page, new_figure
@@ -38,6 +38,7 @@ _HOW_TESTED = (
 _INTERVALS = "Strict rules. Whiskers are 95 % intervals; two that overlap may yet differ, see below."
 _SENSITIVITY = "Sensitivity: of the questions whose answer is yes, those answered yes. Specificity: the same of no."
 _PLACES = "How often each place in the list of options was right, and was chosen."
+_TITLES = {name: title for family in FAMILIES.values() for name, title in family.headline}
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -81,7 +82,7 @@ def scores_table(body: Mapping[str, Any]) -> Table:
 
 def gaps_table(body: Mapping[str, Any]) -> Table:
     """What the image is worth to each run: real minus control, in points. No rows where no control was run."""
-    controls = list(dict.fromkeys(name for run in body["runs"] for name in run["controls"]))
+    controls = list(dict.fromkeys(name for run in body["runs"] for name in of_the_image(run)))
     rows = []
     for run in body["runs"] if controls else ():
         for metric in body["headline"][:2]:
@@ -184,12 +185,11 @@ def page(body: Mapping[str, Any], runs: Sequence[Run], picture: Callable[[str], 
         made.table(
             "What the image is worth", *gaps_table(body), text="The score lost without the right image, in points."
         )
-    if len(runs) > 1:
-        made.table(
-            "Which differences are real",
-            *pairs_table(body),
-            text=_HOW_TESTED,
-        )
+    if body["pairs"]:
+        tested = {row["metric"] for row in body["pairs"]}
+        whole = [_title(metric) for metric in body["headline"] if metric not in tested]
+        untested = f" Not tested: {', '.join(whole)}, a number of the whole and not of questions." if whole else ""
+        made.table("Which differences are real", *pairs_table(body), text=_HOW_TESTED + untested)
     if body["published"]:
         made.table(
             "Beside published results",
@@ -270,13 +270,12 @@ def _pictures(run: Run, data: Path | None) -> Callable[[str], str] | None:
     benchmark = benchmarks.load(run.scores["benchmark"], data, run.scores["split"])
     if dict(benchmark.sha256) != run.provenance.get("data_sha256"):
         raise InputError(f"{data}: not the files that {run.folder} was scored on; give the folder of those")
-    if not benchmark.images.is_dir():
-        raise InputError(f"{benchmark.images}: no such folder; leave --data out for a report without pictures")
-    read = open_images(benchmark.images)
+    if not benchmark.has_images:
+        raise InputError(f"{data}: the images are not there; leave --data out for a report without pictures")
 
     def picture(name: str) -> str:
         try:
-            return thumbnail(read(name), name)
+            return thumbnail(benchmark.read_image(name), name) if name else ""
         except InputError:
             return ""  # answers made elsewhere are compared without their images
 
@@ -287,7 +286,8 @@ def _facts(body: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     facts: dict[str, Any] = {"questions": f"{body['n']:,}", "runs": len(runs)}
     for metric in body["headline"][:2]:
         best = max(body["runs"], key=lambda run: run["scores"][metric]["value"])
-        facts[f"best {_title(metric)}: {best['name']}"] = f"{best['scores'][metric]['value']:.1f} %"
+        entry = best["scores"][metric]
+        facts[f"best {_title(metric)}: {best['name']}"] = f"{entry['value']:.1f} {entry.get('unit', '%')}"
     real = [row for row in body["pairs"] if row["p_holm"] < _LEVEL]
     if body["pairs"]:
         facts["differences beyond chance"] = f"{len(real)} of {len(body['pairs'])}"
@@ -308,15 +308,16 @@ def _forest(body: Mapping[str, Any]) -> Any:
             entry = run["scores"][metric]
             whiskers = [[entry["value"] - entry["low"]], [entry["high"] - entry["value"]]]
             panel.errorbar(entry["value"], line, xerr=whiskers, fmt="o", capsize=3, color="#0b6e8a")
-            for control in run["controls"].values():
+            for control in of_the_image(run).values():
                 if metric in control["scores"]:
                     panel.plot(control["scores"][metric]["value"], line, "|", color="#a33", markersize=9)
         panel.set_yticks(range(len(body["runs"])), [run["name"] for run in reversed(body["runs"])])
         panel.set_ylim(-0.6, len(body["runs"]) - 0.4)
-        panel.set_xlim(0, 100)
-        panel.set_title(_title(metric), loc="left", fontsize=10)
-    controlled = any(run["controls"] for run in body["runs"])
-    panel.set_xlabel("% (red marks: the same run without the right image)" if controlled else "%")
+        if all("unit" not in run["scores"][metric] for run in body["runs"]):
+            panel.set_xlim(0, 100)  # per cent
+        panel.set_title(_titled(body, metric), loc="left", fontsize=10)
+    if any(of_the_image(run) for run in body["runs"]):
+        panel.set_xlabel("red marks: the same run without the right image")
     figure.tight_layout()
     return figure
 
@@ -334,12 +335,13 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def _title(metric: str) -> str:
-    return dict(show.HEADLINE).get(metric, metric.replace("_", " "))
+    return _TITLES.get(metric, metric.replace("_", " "))
 
 
 def _titled(body: Mapping[str, Any], metric: str) -> str:
     n = {run["scores"][metric]["n"] for run in body["runs"]}
-    return f"{_title(metric)}, % (n {', '.join(map(str, sorted(n)))})"
+    unit = body["runs"][0]["scores"][metric].get("unit", "%")
+    return f"{_title(metric)}, {unit} (n {', '.join(map(str, sorted(n)))})"
 
 
 def _gap(gap: Mapping[str, Any] | None) -> str:

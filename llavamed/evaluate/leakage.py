@@ -74,14 +74,19 @@ def check(
     Raises InputError for a source that is none of these.
     """
     make = _pixels if pixels else _bytes
-    read = open_images(benchmark.images) if benchmark.images.is_dir() else None
+    read = benchmark.read_image if benchmark.has_images else None
     hashes = {name: _hash(read, name, make) for name in benchmark.image_names}
     found = [_seen(source, images, make, pixels) for source in sources]
     rows = []
     for seen in found:
-        by_image = [q.id for q in benchmark.questions if hashes.get(q.image) in seen.images]
+        by_image = [q.id for q in benchmark.questions if any(hashes[image] in seen.images for image in q.images)]
         by_words = [q.id for q in benchmark.questions if words(q.question) in seen.questions]
-        both = [q.id for q in benchmark.questions if (hashes.get(q.image), words(q.question)) in seen.pairs]
+        both = [
+            q.id
+            for q in benchmark.questions
+            if any((hashes[image], words(q.question)) in seen.pairs for image in q.images)
+        ]
+        first = set(by_image[:_EXAMPLES])
         rows.append({
             "source": seen.source,
             "images": sum(found in seen.images for found in hashes.values()),
@@ -90,9 +95,11 @@ def check(
             "same_image_and_question": len(both),
             "unreadable_images": seen.unreadable,
             "examples": [
-                {"id": q.id, "image": q.image, "seen_as": seen.images[hashes[q.image]]}
+                {"id": q.id, "image": image, "seen_as": seen.images[hashes[image]]}
                 for q in benchmark.questions
-                if q.id in set(by_image[:_EXAMPLES])
+                if q.id in first
+                for image in q.images
+                if hashes[image] in seen.images
             ],
             "ids": by_image,
         })  # fmt: skip
@@ -177,8 +184,8 @@ def _seen(source: str, images: Path | None, make: Hash, pixels: bool) -> Seen:
     if split:
         benchmark = benchmarks.load(split["name"], Path(split["data"]), split["split"])
         seen = Seen(f"{split['name']} {split['split']}")
-        read = open_images(benchmark.images) if benchmark.images.is_dir() else None
-        rows: Iterator[_Record] = ((q.id, (q.image,), (q.question,)) for q in benchmark.questions)
+        read = benchmark.read_image if benchmark.has_images else None
+        rows: Iterator[_Record] = ((q.id, q.images, (q.question,)) for q in benchmark.questions)
     elif path.is_dir() and (path / INDEX).is_file():
         return _in_corpus(Corpus(path), source, make if pixels else None)
     elif path.is_file():

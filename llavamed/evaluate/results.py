@@ -1,8 +1,8 @@
-"""Answers in other people's files, matched to the questions they are about.
+"""Answers in the files of the two large harnesses, matched to the questions they are about.
 
-    ours, LLaVA's       .jsonl    id | question_id | qid, text | prediction | answer
-    lmms-eval           *_samples_<task>.jsonl, written by --log_samples (read: version 0.7.3)
-    VLMEvalKit          <model>_<dataset>.xlsx | .tsv | .json, by PRED_FORMAT (read: its files of 2026)
+    lmms-eval      *_samples_<task>.jsonl, written by --log_samples (read: version 0.7.3)
+    VLMEvalKit     <model>_<dataset>.xlsx | .tsv | .json, by PRED_FORMAT (read: its files of 2026)
+    others         what `predictions.py` reads
 
 The hard thing is the identity of a row. lmms-eval drops the question and numbers rows by their place in *its* copy of
 the data set (`doc_id`); VLMEvalKit has its own `index`. Such a number may coincide with a benchmark's id and
@@ -16,24 +16,21 @@ an answer. They score it as one: "[LMMS_EVAL_REQUEST_FAILED after 5 retries] ...
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from llavamed.errors import InputError
-from llavamed.records import Prediction, Question, read_jsonl
+from llavamed.evaluate import predictions
+from llavamed.evaluate.predictions import ID_KEYS, TEXT_KEYS
+from llavamed.records import Prediction, Question
 
-_ID_KEYS = ("id", "question_id", "qid", "index")
-_TEXT_KEYS = ("text", "prediction", "answer")
 _ASKED_KEYS = ("question", "prompt", "input")
 _FAILURES = ("Failed to obtain answer", "[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED]")
-_CELL = 100_000_000  # characters of a cell at most; the csv module's own limit is 131,072
 
 
 @dataclass(frozen=True)
@@ -50,13 +47,11 @@ class Answer:
 
 def read(path: Path) -> list[Answer]:
     """The rows of a file in any of these forms. Raises InputError that names the row for what is none of them."""
-    suffix = path.suffix.lower()
-    if suffix not in _READERS:
-        known = ", ".join(_READERS)
-        raise InputError(f"{path}: answers are read from {known}, not {suffix or 'a file without a suffix'}")
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a file of answers")
-    rows = list(_READERS[suffix](path))
+    if path.suffix.lower() == ".pkl":
+        raise InputError(
+            f"{path}: a pickle, which may run anything when it is read; run VLMEvalKit with PRED_FORMAT=tsv"
+        )
+    rows = list(_sheet(path)) if path.suffix.lower() == ".xlsx" else predictions.read(path)
     if not rows:
         raise InputError(f"{path}: no rows")
     return [_answer(row, f"{path}: row {number}") for number, row in enumerate(rows, 1)]
@@ -152,15 +147,13 @@ def _answer(row: Mapping[str, Any], where: str) -> Answer:
         ids = [str(row["doc_id"])]
         # a task's own record of the row, where it has one, holds the data set's id
         records = [value for value in row.values() if isinstance(value, dict)]
-        ids += [str(record[key]) for record in records for key in _ID_KEYS if record.get(key) is not None]
+        ids += [str(record[key]) for record in records for key in ID_KEYS if record.get(key) is not None]
     else:
-        ids = [_text(row[key]) for key in _ID_KEYS if row.get(key) is not None]
-        key = next((key for key in _TEXT_KEYS if key in row), None)
-        if "prediction" in row:
-            key = "prediction"  # beside it "answer" is the reference
+        ids = [_text(row[key]) for key in ID_KEYS if row.get(key) is not None]
+        key = next((key for key in TEXT_KEYS if key in row), None)  # "answer" comes last: it may be the reference
         if key is None or not ids:
             raise InputError(
-                f"{where}: no answer or no id; it needs one of {', '.join(_ID_KEYS)} and one of {', '.join(_TEXT_KEYS)}"
+                f"{where}: no answer or no id; it needs one of {', '.join(ID_KEYS)} and one of {', '.join(TEXT_KEYS)}"
             )
         text = _text(row[key])
     asked = next((_text(row[key]) for key in _ASKED_KEYS if row.get(key) is not None), "")
@@ -187,32 +180,9 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _json(path: Path) -> Iterable[Mapping[str, Any]]:
-    """A list of rows, columns by name, or JSON lines under the wrong suffix (as LLaVA-Med's answers are)."""
-    try:
-        body = json.loads(path.read_text(encoding="utf-8-sig"))
-    except ValueError:
-        yield from read_jsonl(path)
-        return
-    if isinstance(body, dict) and body and all(isinstance(column, list) for column in body.values()):
-        lengths = {len(column) for column in body.values()}
-        if len(lengths) == 1:
-            body = [dict(zip(body, values, strict=True)) for values in zip(*body.values(), strict=True)]
-    if not isinstance(body, list) or not all(isinstance(row, dict) for row in body):
-        raise InputError(f"{path}: neither a list of rows nor columns of equal length")
-    yield from body
-
-
-def _separated(delimiter: str) -> Callable[[Path], Iterable[Mapping[str, Any]]]:
-    def rows(path: Path) -> Iterable[Mapping[str, Any]]:
-        csv.field_size_limit(_CELL)
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            yield from csv.DictReader(lines, delimiter=delimiter)
-
-    return rows
-
-
 def _sheet(path: Path) -> Iterable[Mapping[str, Any]]:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give a file of answers")
     try:
         import openpyxl
     except ImportError:
@@ -227,12 +197,3 @@ def _sheet(path: Path) -> Iterable[Mapping[str, Any]]:
     names = [str(name) for name in next(cells, ())]
     yield from (dict(zip(names, row, strict=False)) for row in cells if any(cell is not None for cell in row))
     book.close()
-
-
-_READERS: dict[str, Callable[[Path], Iterable[Mapping[str, Any]]]] = {
-    ".jsonl": read_jsonl,
-    ".json": _json,
-    ".tsv": _separated("\t"),
-    ".csv": _separated(","),
-    ".xlsx": _sheet,
-}

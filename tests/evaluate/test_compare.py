@@ -95,7 +95,7 @@ def test_a_pair_is_tested_on_its_questions(tmp_path: Path) -> None:
     assert closed["low"] < closed["value"] < closed["high"]
     assert closed["p"] <= closed["p_holm"] <= 1
     assert body["warnings"] == [
-        f"{name}: no control was run; nothing shows that this model uses the image." for name in "ab"
+        f"{name}: no control was run: nothing here shows that the model uses the image." for name in "ab"
     ]
 
 
