@@ -236,6 +236,7 @@ def _groups(runs: Sequence[Run], metrics: Sequence[str], seed: int) -> list[dict
     for id, item in runs[0].items.items():
         for kind, value in item["groups"].items():
             members.setdefault(kind, {}).setdefault(value or "(none)", []).append(id)
+    earned = {(run.name, metric): credits(run, metric) for run in runs for metric in metrics}
     rows = []
     for kind, groups in members.items():
         small = [value for value in groups if len(groups[value]) < _SMALLEST_GROUP]
@@ -246,19 +247,17 @@ def _groups(runs: Sequence[Run], metrics: Sequence[str], seed: int) -> list[dict
             continue
         for value in sorted(kept, key=lambda value: (value.endswith("smaller groups"), -len(kept[value]), value)):
             for run in runs:
-                scores = {metric: _mean(run, metric, kept[value], seed) for metric in metrics}
+                scores = {metric: _mean(run, earned[run.name, metric], kept[value], seed) for metric in metrics}
                 rows.append({"kind": kind, "value": value, "run": run.name, "n": len(kept[value]), "scores": scores})
     return rows
 
 
-def _mean(run: Run, metric: str, ids: Sequence[str], seed: int) -> dict[str, Any] | None:
-    wanted = set(ids)
-    values = {id: value for id, value in credits(run, metric).items() if id in wanted}
-    if not values:
+def _mean(run: Run, earned: Mapping[str, float], ids: Sequence[str], seed: int) -> dict[str, Any] | None:
+    asked = [id for id in ids if id in earned]
+    if not asked:
         return None
-    found = paired_bootstrap(
-        list(values.values()), [0.0] * len(values), [_image(run, id) for id in values], _GROUP_DRAWS, seed
-    )
+    values, images = [earned[id] for id in asked], [_image(run, id) for id in asked]
+    found = paired_bootstrap(values, [0.0] * len(values), images, _GROUP_DRAWS, seed)
     return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
 
 

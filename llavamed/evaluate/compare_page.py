@@ -5,8 +5,9 @@ come from (kinds of questions, organs, modalities), then how closed questions go
 with their pictures.
 
 Which fifty is the hard thing: the first fifty would be one organ and one question. Informative is a question that
-some models answer and others do not (it tells them apart), then one that all miss; and among these, one from every
-group in turn, a question worded like one already shown coming last. The choice depends on nothing random.
+some models answer and others do not (it tells them apart), first where the best of them is the one that fails; then one
+that all miss; and among these, one from every group in turn, a question worded like one already shown coming last.
+The choice depends on nothing random.
 """
 
 from __future__ import annotations
@@ -210,7 +211,8 @@ def page(body: Mapping[str, Any], runs: Sequence[Run], picture: Callable[[str], 
     made.cards(
         f"{len(chosen)} failures",
         [_card(runs, id, picture) for id in chosen],
-        "First questions that tell the runs apart, then questions that all miss; from every group of questions in turn."
+        "First questions that tell the runs apart, those that the best run misses before others, then questions that "
+        "all miss; from every group of questions in turn."
         if len(runs) > 1
         else "From every group of questions in turn.",
     )
@@ -223,7 +225,10 @@ def informative(runs: Sequence[Run], count: int = CARDS) -> list[str]:
     about the model, and are counted elsewhere."""
     answered = [id for id in runs[0].items if not any(run.items[id].get("failed") for run in runs)]
     right = {id: sum(_right(run.items[id]) for run in runs) for id in answered}
-    apart = _in_turn([id for id in answered if 0 < right[id] < len(runs)], runs[0])
+    best = max(runs, key=lambda run: sum(_right(run.items[id]) for id in answered))
+    told = [id for id in answered if 0 < right[id] < len(runs)]
+    apart = _in_turn([id for id in told if not _right(best.items[id])], best)
+    apart += _in_turn([id for id in told if _right(best.items[id])], best)
     missed = _in_turn([id for id in answered if right[id] == 0], runs[0])
     share = max(count - len(missed), round(count * 0.6))  # of those that tell the runs apart, where there are enough
     first = apart[:share]

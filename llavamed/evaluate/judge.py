@@ -128,7 +128,13 @@ class Judge:
         )
 
     def ask(self, questions: Sequence[ChatQuestion], files: Sequence[Mapping[str, Answer]]) -> None:
-        """Ask what is not in the journal. Raises InputError where the endpoint refuses every request."""
+        """Ask what is not in the journal. Raises InputError where the endpoint refuses every request, or the journal
+        cannot be written: a reply that could not be kept would be paid for and lost."""
+        try:
+            self.journal.parent.mkdir(parents=True, exist_ok=True)
+            self.journal.open("a").close()
+        except OSError as error:
+            raise InputError(f"{self.journal}: cannot be written ({error.strerror}); give another --journal") from None
         while pending := self._pending(questions, files):
             with Progress("judge", len(pending), "verdicts") as progress:
                 for place, outcome in self._outcomes(list(pending.values())):

@@ -36,6 +36,8 @@ class LlavaMed(lmms):
         unknown = more.keys() - {"device", "max_batch_size"}  # lmms-eval always gives these two
         if unknown:
             raise InputError(f"model_args {', '.join(sorted(unknown))}: unknown; give pretrained and max_new_tokens")
+        if not str(batch_size).isdecimal():
+            raise InputError(f"batch_size {batch_size!r}: give a number")
         self.engine = connect(pretrained)
         self.batch_size = int(batch_size)
         self._max_new_tokens = int(max_new_tokens)

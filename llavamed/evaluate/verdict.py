@@ -33,10 +33,10 @@ from llavamed.records import Message, user
 Order = Literal["reference_first", "candidate_first"]
 _TABLE = "judge_protocols.yaml"
 _FIELD = re.compile(r"\{(label|caption|context|question|first|second)\}")
-_NUMBER = r"(\d+(?:\.\d+)?)"
+_NUMBER = r"(\d+(?:\.\d+)?)(?:\s*/\s*10)?"
 _PAIR = re.compile(rf"\W*{_NUMBER}(?:\s*[,;|&]\s*|\s+and\s+|\s+){_NUMBER}\W*", re.IGNORECASE)
 _NAMED = re.compile(
-    rf"\W*assistant\s*1\W+(?:score\W+)?{_NUMBER}(?:\s*/\s*10)?\W+assistant\s*2\W+(?:score\W+)?{_NUMBER}(?:\s*/\s*10)?\W*",
+    rf"\W*assistant\s*1\W+(?:score\W+)?{_NUMBER}\W+assistant\s*2\W+(?:score\W+)?{_NUMBER}\W*",
     re.IGNORECASE,
 )
 _THOUGHT = re.compile(r"\s*<think>.*?</think>", re.DOTALL)  # local models put it before their answer

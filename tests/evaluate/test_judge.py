@@ -18,7 +18,7 @@ import pytest
 from llavamed import cli, manifest
 from llavamed.engine.remote import RemoteEngine
 from llavamed.errors import InputError
-from llavamed.evaluate import chat_questions, judge_report, price, verdict
+from llavamed.evaluate import chat_questions, judge_report, price, results, verdict
 from llavamed.evaluate.judge import Judge, Plan
 from llavamed.evaluate.verdict import Unreadable, protocol
 
@@ -191,6 +191,7 @@ def test_the_summary_is_that_of_the_original(endpoint: Endpoint, files: dict[str
         ("8 and 9", (8, 9)),
         ("Assistant 1: 8, Assistant 2: 9", (8, 9)),
         ("Assistant 1: 8/10 | Assistant 2: 9/10", (8, 9)),
+        ("8/10 9/10", (8, 9)),
         ("<think>1 2 3</think>\n8 9", (8, 9)),
     ],
 )
@@ -316,6 +317,19 @@ def test_the_baseline_is_graded_by_the_same_judge_and_an_equal_answer_once(
     assert body["prompt_hash"] == protocol("llava_med").hash != protocol("fair").hash
 
 
+def test_a_journal_that_cannot_be_written_is_told_before_anything_is_asked(
+    endpoint: Endpoint, files: dict[str, Path], tmp_path: Path
+) -> None:
+    engine = RemoteEngine(endpoint.url, "m")
+    questions = chat_questions.read(files["questions"])
+    answers = results.by_id(files["answers"], [q.id for q in questions])
+    with pytest.raises(InputError, match="cannot be written"):
+        Judge(engine, protocol("llava_med"), tmp_path).ask(questions, [answers])
+    assert endpoint.prompts == []
+    Judge(engine, protocol("llava_med"), tmp_path / "new" / "v.jsonl").ask(questions, [answers])
+    assert len((tmp_path / "new" / "v.jsonl").read_text().splitlines()) == 6
+
+
 def test_a_judge_that_hangs_is_a_failure_and_not_a_wait(endpoint: Endpoint, files: dict[str, Path]) -> None:
     release = threading.Event()
     endpoint.reply = lambda prompt: (release.wait(5) and "1 1") or "1 1" if number(prompt) == 0 else "8 6"
@@ -344,8 +358,6 @@ def test_if_there_is_no_verdict_there_is_no_result(endpoint: Endpoint, files: di
 
 def test_the_cost_is_known_before_the_start(files: dict[str, Path]) -> None:
     questions = chat_questions.read(files["questions"])
-    from llavamed.evaluate import results
-
     answers = results.by_id(files["answers"], [q.id for q in questions])
     engine = RemoteEngine("https://api.openai.com", "gpt-4.1-2025-04-14", "k")
     asks = Judge(engine, protocol("fair"), files["questions"].parent / "none.jsonl")
