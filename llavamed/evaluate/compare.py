@@ -28,6 +28,7 @@ from llavamed.evaluate.significance import holm, mcnemar, paired_bootstrap
 from llavamed.records import read_jsonl
 
 LEAKAGE = "leakage.json"  # beside the scores, where `eval leakage` was asked
+_ALL_PAIRS = 4  # runs; of more, each is tested against the first: many tests leave none of them any power
 _GROUP_DRAWS = 1000
 _SMALLEST_GROUP = 5  # questions; smaller ones are put together
 _YES_NO = ("yes", "no")
@@ -206,9 +207,10 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _pairs(runs: Sequence[Run], metrics: Sequence[str], draws: int, seed: int) -> list[dict[str, Any]]:
-    """Each pair of runs by each metric; p-values adjusted together, by Holm."""
+    """Each pair of runs, or of many runs each with the first, by each metric; p-values adjusted together, by Holm."""
     rows = []
-    for first, second in itertools.combinations(runs, 2):
+    pairs = itertools.combinations(runs, 2) if len(runs) <= _ALL_PAIRS else ((runs[0], other) for other in runs[1:])
+    for first, second in pairs:
         for metric in metrics:
             ours, theirs = credits(first, metric), credits(second, metric)
             ids = [id for id in ours if id in theirs]

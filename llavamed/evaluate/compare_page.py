@@ -34,7 +34,7 @@ _HOW_TESTED = (
     "Both runs answered the same questions, so each pair is tested question by question. The interval comes from "
     "drawing images, since questions about one image stand or fall together, and so does p, which Holm's rule raises "
     "for the number of comparisons in this table; the verdict goes by it. McNemar's exact test counts the questions "
-    "that one run alone has right, as if all were independent."
+    "that one run alone has right, as if all were independent. Of more than four runs each is tested against the first."
 )
 _INTERVALS = "Strict rules. Whiskers are 95 % intervals; two that overlap may yet differ, see below."
 _SENSITIVITY = "Sensitivity: of the questions whose answer is yes, those answered yes. Specificity: the same of no."

@@ -107,6 +107,13 @@ def test_equal_runs_are_not_different_and_a_clear_difference_is_said(tmp_path: P
     assert verdicts["b − c", "closed accuracy"] == "b is better"
 
 
+def test_of_many_runs_each_is_tested_against_the_first(tmp_path: Path) -> None:
+    runs = load(*(make(tmp_path / name, "10" * 8) for name in "abcde"))
+    pairs = {(row["first"], row["second"]) for row in compare.compare(runs, draws=10)["pairs"]}
+    assert pairs == {("a", name) for name in "bcde"}
+    assert len({(row["first"], row["second"]) for row in compare.compare(runs[:4], draws=10)["pairs"]}) == 6
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
