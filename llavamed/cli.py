@@ -149,6 +149,7 @@ def instruct_import(
         conversations = formats.import_file(source, fmt)
     else:
         benchmark = benchmarks.load(fmt, source, split)
+        benchmark.require_questions()
         if benchmark.embedded is not None:
             raise InputError(
                 f"{source}: the images of {benchmark.name} are inside its files; training reads loose ones"

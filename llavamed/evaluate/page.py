@@ -23,7 +23,7 @@ from llavamed.report import Page, new_figure
 
 CARDS = 24
 _FAILURES = 16  # of the cards, where there are that many
-_GROUPS_SHOWN = 12  # of a kind
+_GROUPS_SHOWN = 32  # of a kind; MMMU has 30 subjects
 _SHOWN = 2000  # characters of a text on a card
 
 ReadImage = Callable[[str], bytes]
@@ -214,7 +214,8 @@ def _cards(scores: Scores, read_image: ReadImage | None) -> list[dict[str, Any]]
     cards = []
     for item in choose(scores.items):
         question = item.question
-        lines = [("question", question.question), ("reference", question.answer)]
+        reference = f"{question.letter}. {question.answer}" if question.letter else question.answer
+        lines = [("question", question.question or "(not in the answer key)"), ("reference", reference)]
         lines.append(("failed", item.prediction.failed) if item.prediction.failed else ("answer", item.prediction.text))
         if question.letter:
             lines.insert(1, ("options", "; ".join(f"{letter}. {text}" for letter, text in question.lettered.items())))

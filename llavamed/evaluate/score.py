@@ -300,7 +300,9 @@ def _rotated(
         if not others or lost or item.prediction.failed:
             continue
         credits = [item.credit, *(other.credit for _, other in others)]
-        read = {item.parsed, *(conditions.unturned(item.question, shift, other.parsed) for shift, other in others)}
+        named = item.question.lettered
+        read = {named.get(conditions.unturned(item.question, shift, other.parsed) or "") for shift, other in others}
+        read.add(named.get(item.parsed or ""))  # by its text: two options may be the same
         accuracies.append(100 * sum(credits) / len(credits))
         own.append(100 * item.credit)
         agree.append(100.0 * (len(read) == 1 and None not in read))

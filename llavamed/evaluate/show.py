@@ -123,8 +123,8 @@ def _with_unit(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _gap(gap: Mapping[str, Any]) -> str:
-    # "to": a minus beside a dash misleads
-    return f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+    value, low, high = (round(gap[key], 1) + 0.0 for key in ("value", "low", "high"))  # + 0.0: no "-0.0"
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"  # "to": a minus beside a dash misleads
 
 
 def _least_gap(name: str, controls: Mapping[str, Any]) -> str:

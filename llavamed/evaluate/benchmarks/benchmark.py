@@ -127,13 +127,17 @@ class Benchmark:
             return [name for name in self.image_names if name not in self.embedded]
         return [name for name in self.image_names if not (self.images / name).is_file()]
 
-    def require_images(self) -> None:
-        """Raises InputError if images are missing, or the questions themselves."""
+    def require_questions(self) -> None:
+        """Raises InputError where only the answer key is there."""
         if not self.has_questions:
             raise InputError(
                 f"{self.images}: holds the answers of {self.name} and not its questions, so there is nothing to ask; "
                 "get the whole benchmark, or score predictions made elsewhere"
             )
+
+    def require_images(self) -> None:
+        """Raises InputError if images are missing, or the questions themselves."""
+        self.require_questions()
         missing = self.missing_images()
         if missing:
             raise InputError(

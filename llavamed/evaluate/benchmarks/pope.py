@@ -23,7 +23,10 @@ NAME = "pope"
 CATEGORIES = ("random", "popular", "adversarial")
 SPLITS = (*CATEGORIES, "all")
 SPLIT = "all"
-ORIGIN = "coco_pope_{random,popular,adversarial}.json of github.com/AoiDragon/POPE (output/coco), pictures in val2014/"
+ORIGIN = (
+    "coco_pope_{random,popular,adversarial}.json of github.com/AoiDragon/POPE (output/coco; one of them does with "
+    "--split), COCO's pictures in val2014/"
+)
 SIGNS = (("coco_pope_*.json", '"label"'), ("coco/coco_pope_*.json", '"label"'))
 PUBLISHED = tuple(
     Published(f"LLaVA-1.5-{size}", {"f1_official": 85.9}, "mean F1 of the three", LLAVA_15) for size in ("7B", "13B")
