@@ -16,6 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from llavamed.errors import InputError
+from llavamed.eval_cli import AGAINST, find_leakage
+from llavamed.eval_cli import app as eval_app
+from llavamed.printing import records as _records
+from llavamed.printing import table as _table
 from llavamed.progress import SPEAKS
 
 app = typer.Typer(
@@ -30,11 +34,15 @@ corpus_app = typer.Typer(no_args_is_help=True, help="Articles -> figure-caption 
 instruct_app = typer.Typer(no_args_is_help=True, help="Pairs -> conversations.", rich_markup_mode=None)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(instruct_app, name="instruct")
+app.add_typer(eval_app, name="eval")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set train.instruct.epochs=2")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (tiny, ...) or a .yaml file.")]
+Against = Annotated[list[str], typer.Option(help=AGAINST)]
+Images = Annotated[Path | None, typer.Option(help="Images of these conversations: a folder or a corpus.")]
+Split = Annotated[str | None, typer.Option(help="Default: the one that the field reports.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder or an endpoint URL.")]
 
 
@@ -125,7 +133,7 @@ def instruct_generate(
 def instruct_import(
     source: Annotated[Path, typer.Argument(help="A LLaVA .json, our .jsonl, or a benchmark's folder.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
-    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, phantom")],
+    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, ...")],
     split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
     as_json: Json = False,
 ) -> None:
@@ -141,7 +149,12 @@ def instruct_import(
         conversations = formats.import_file(source, fmt)
     else:
         benchmark = benchmarks.load(fmt, source, split)
-        conversations = list(formats.from_questions(benchmark.questions))
+        benchmark.require_questions()
+        if benchmark.embedded is not None:
+            raise InputError(
+                f"{source}: the images of {benchmark.name} are inside its files; training reads loose ones"
+            )
+        conversations = list(formats.from_questions(benchmark.questions, benchmark.ask))
         images = str(benchmark.images)
     out.parent.mkdir(parents=True, exist_ok=True)
     row = [str(out), write_jsonl(out, conversations), images]
@@ -220,22 +233,29 @@ def merge(
     _table(["model", "base", "adapters", "logits differ by", "largest logit"], [row], as_json)
 
 
-@app.command("eval")
+@eval_app.command("run")
 def evaluate(
     model: ModelName,
     names: Annotated[list[str], typer.Argument(metavar="BENCHMARK...")],
-    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the benchmark's official files, or of one such folder for each by name.")
+    ],
     out: Out = Path("eval"),
-    split: str = "test",
-    controls: Annotated[str, typer.Option(help="Comma-separated: real,blank,shuffled,noise")] = (
-        "real,blank,shuffled,noise"
-    ),
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    split: Split = None,
+    controls: Annotated[
+        str, typer.Option(help="Comma-separated; those that a benchmark cannot have are left out.")
+    ] = "real,blank,shuffled,noise,text-only,rotated",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; default: the benchmark's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     seed: int = 0,
+    against: Against = [],  # noqa: B006
+    against_images: Images = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a model a benchmark's questions, with and without the right image, and score the answers."""
+    """Ask a model a benchmark's questions, with and without the right image, and score the answers.
+
+    `llavamed benchmarks` lists the benchmarks and says where their files come from.
+    """
     from llavamed import recipe
     from llavamed.evaluate import show
     from llavamed.evaluate.run import evaluate as run_evaluation
@@ -244,7 +264,7 @@ def evaluate(
         f"evaluate.{key}={value}"
         for key, value in (
             ("controls", f"[{controls}]"),
-            ("max_new_tokens", max_new_tokens),
+            ("max_new_tokens", max_new_tokens or "null"),
             ("batch_size", batch_size),
         )
     ]
@@ -252,10 +272,14 @@ def evaluate(
     bodies = []
     for name in names:
         folder = out / name if len(names) > 1 else out
-        run_evaluation(model, name, data, folder, section, seed, split)
+        files = data / name if (data / name).is_dir() else data
+        run_evaluation(model, name, files, folder, section, seed, split)
         bodies.append(show.read(folder))
         if not as_json:
             _scores(bodies[-1])
+        if against:
+            found = find_leakage(name, data, split, against, [folder], against_images, quiet=as_json)
+            bodies[-1]["leakage"] = found[0]
         print(f"report: {folder / 'report.html'}", file=sys.stderr)
     if as_json:
         print(json.dumps(bodies if len(names) > 1 else bodies[0], indent=1))
@@ -264,11 +288,16 @@ def evaluate(
 @app.command()
 def score(
     name: Annotated[str, typer.Argument(metavar="BENCHMARK")],
-    predictions: Annotated[Path, typer.Argument(help="JSONL with the benchmark's ids and the answers.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(help="Answers: .jsonl, .json, .csv or .tsv with the benchmark's ids, or its result folder."),
+    ],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("score"),
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
-    split: str = "test",
+    split: Split = None,
+    against: Against = [],  # noqa: B006
+    against_images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Score a file of predictions: no model, no GPU."""
@@ -276,11 +305,22 @@ def score(
     from llavamed.evaluate.run import evaluate_predictions
 
     evaluate_predictions(name, predictions, data, out, by_order, split)
+    body = show.read(out)
+    if not as_json:
+        _scores(body)
+    if against:
+        body["leakage"] = find_leakage(name, data, split, against, [out], against_images, quiet=as_json)[0]
     if as_json:
-        print(json.dumps(show.read(out), indent=1))
-    else:
-        _scores(show.read(out))
+        print(json.dumps(body, indent=1))
     print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@app.command("benchmarks")
+def list_benchmarks(as_json: Json = False) -> None:
+    """The benchmarks that eval and score know, their splits, and where their files come from."""
+    from llavamed.evaluate import benchmarks
+
+    _table(["name", "splits (default first)", "files"], benchmarks.table(), as_json)
 
 
 @app.command()
@@ -351,9 +391,12 @@ def _scores(body: dict[str, Any]) -> None:
         (f"{body['benchmark']}, {body['split']}, n = {body['n']}", show.headline(body)),
         ("strict and official", show.rules(body)),
         ("what the image is worth", show.gaps(body)),
+        ("the order of the options", show.orders(body)),
     ):
         if rows:
             _table(columns, rows, False, title)
+    if show.family(body).rules:
+        print(f"Strict and official: {show.family(body).why_they_differ}")
     print(show.verdict(body))
 
 
@@ -371,27 +414,6 @@ def _rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             if value not in ("", None, (), []):
                 print(f"{name:>10}  {value}")
         print()
-
-
-def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], as_json: bool, title: str = "") -> None:
-    if as_json:
-        print(json.dumps(_records(columns, rows), indent=1, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, title=Text(title) if title else None, title_justify="left")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # Text: what stands in [ ] is not markup
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a log file has no width: do not fold the numbers
-    console.print(table)
 
 
 if __name__ == "__main__":

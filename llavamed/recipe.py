@@ -15,7 +15,7 @@ import difflib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from llavamed.errors import InputError
 
 Part = Literal["projector", "language_model", "vision_tower"]
+Control = Literal["real", "blank", "shuffled", "noise", "text-only", "rotated"]
 OptimizerState = Literal["float32", "bfloat16", "int8"]
 
 
@@ -158,9 +159,9 @@ class TrainSection(_Section):
 class EvaluateSection(_Section):
     benchmarks: tuple[str, ...] = ()
     data: str | None = None  # folder of the benchmark's files
-    controls: tuple[Literal["real", "blank", "shuffled", "noise"], ...] = ("real", "blank", "shuffled", "noise")
+    controls: tuple[Control, ...] = get_args(Control)  # those that a benchmark cannot have are left out
     ablation: bool = True  # also score the untrained projector and the align-only model
-    max_new_tokens: int = Field(default=64, gt=0)
+    max_new_tokens: int | None = Field(default=None, gt=0)  # of an answer; default: the benchmark's
     batch_size: int = Field(default=32, gt=0)
     bootstrap: int = Field(default=1000, gt=0)
 

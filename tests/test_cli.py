@@ -140,6 +140,33 @@ def test_score_reads_other_peoples_predictions_and_prints_json(
         assert body["scores"]["closed_accuracy"]["n"] == 272
 
 
+def test_score_gives_the_official_number_of_mmmus_example_outputs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path
+) -> None:
+    data = shared_data / "mmmu"
+    command = ("score", "mmmu", data / "llava1.5_13b", "--data", data, "--out", tmp_path / "s")
+    assert run(monkeypatch, *command, "--json") == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["scores"]["accuracy_official"]["value"] == pytest.approx(100 * 330 / 900, abs=1e-4)
+    assert body["scores"]["accuracy_medical_official"]["value"] == pytest.approx(100 * 58 / 150, abs=1e-4)
+    assert run(monkeypatch, *command) == 0
+    assert "Strict and official: The official script draws a random option" in capsys.readouterr().out
+
+
+def test_the_folder_of_another_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "score", "vqa-rad", tmp_path / "p.jsonl", "--data", shared_data / "slake") == 2
+    told(capsys, "image_name", "looks like slake")
+
+
+def test_the_benchmarks_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "benchmarks", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert len(rows) == 19
+    assert rows["pope"]["splits (default first)"].startswith("all, random")
+
+
 def test_dry_run_plans_the_7b_model_without_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

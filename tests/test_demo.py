@@ -67,7 +67,7 @@ def test_every_stage_leaves_a_manifest_and_a_report(small_demo: tuple[Path, pipe
     assert [(r.model, r.image) for r in outcome.rows] == [
         ("untrained projector", "real"),
         ("align only", "real"),
-        *(("align + instruct", image) for image in ("real", "blank", "shuffled", "noise")),
+        *(("align + instruct", image) for image in ("real", "blank", "shuffled", "noise", "text-only")),
     ]
 
 

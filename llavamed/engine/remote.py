@@ -13,8 +13,9 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,10 +27,23 @@ from llavamed.errors import InputError
 
 KEY, OPENAI_KEY = "LLAVAMED_API_KEY", "OPENAI_API_KEY"  # the second is for OPENAI_HOST alone
 OPENAI_HOST = "api.openai.com"
+_REFUSALS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
 
 class RemoteError(Unanswered):
-    """The endpoint gave no answer."""
+    """The endpoint gave no answer. `refused`: it would refuse every request (a wrong key, an unknown model)."""
+
+    refused = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer, and what the endpoint said about it; 0 tokens where it did not say."""
+
+    text: str
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class RemoteEngine:
@@ -56,6 +70,7 @@ class RemoteEngine:
             variables = (KEY, OPENAI_KEY) if (parts.scheme, parts.hostname) == ("https", OPENAI_HOST) else (KEY,)
             api_key = next((os.environ[name] for name in variables if os.environ.get(name)), "none")
         self.url, self._concurrency = public_name(url), concurrency
+        self._key = "" if api_key == "none" else api_key
         self._client = openai.OpenAI(base_url=url, api_key=api_key, timeout=timeout_seconds, max_retries=max_retries)
         self.model = model or self._first_model()
         self.name = f"{self.url}#{self.model}"
@@ -94,16 +109,37 @@ class RemoteEngine:
             raise InputError(f"{self.url}: serves no model; start it with one, or name the model")
         return models[0].id
 
+    def complete(self, request: Request, more: Mapping[str, Any] | None = None) -> Reply:
+        """One answer. `more` are further fields of the body, such as `response_format`; None takes a field out.
+
+        Raises RemoteError if there is no answer.
+        """
+        body = {**self._body(request), **(more or {})}
+        try:
+            completion = self._client.chat.completions.create(**{k: v for k, v in body.items() if v is not None})
+        except openai.OpenAIError as error:
+            raise self._explain(error) from None
+        except ValueError as error:  # the client hands on what its JSON parser raises
+            raise RemoteError(f"{self.url}, model {self.model!r}: a reply that is not JSON ({error})") from None
+        choices = getattr(completion, "choices", None)  # an endpoint of another kind may send anything
+        text = getattr(getattr(choices[0], "message", None), "content", None) if choices else None
+        finish_reason = getattr(choices[0], "finish_reason", None) if choices else None
+        if text is None:
+            why = f" (finish_reason {finish_reason!r})" if choices else ""
+            raise RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
+        usage = getattr(completion, "usage", None)
+        return Reply(
+            str(text).strip(),
+            str(finish_reason or ""),
+            getattr(usage, "prompt_tokens", 0) or 0,
+            getattr(usage, "completion_tokens", 0) or 0,
+        )
+
     def _outcome(self, request: Request) -> str | RemoteError:
         try:
-            completion = self._client.chat.completions.create(**self._body(request))
-        except openai.OpenAIError as error:
-            return self._explain(error)
-        choices = getattr(completion, "choices", None)  # an endpoint of another kind may send anything
-        if not choices or choices[0].message.content is None:
-            why = f" (finish_reason {choices[0].finish_reason!r})" if choices else ""
-            return RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
-        return str(choices[0].message.content).strip()
+            return self.complete(request).text
+        except RemoteError as error:
+            return error
 
     def _body(self, request: Request) -> dict[str, Any]:
         images = iter(request.images)
@@ -132,7 +168,12 @@ class RemoteEngine:
         return body
 
     def _explain(self, error: openai.OpenAIError) -> RemoteError:
-        return RemoteError(f"{self.url}, model {self.model!r}: {_reason(error)}")
+        reason = _reason(error)
+        if self._key:
+            reason = reason.replace(self._key, "[key]")  # some endpoints quote what they were sent
+        told = RemoteError(f"{self.url}, model {self.model!r}: {reason}")
+        told.refused = isinstance(error, _REFUSALS)
+        return told
 
 
 def data_url(image: Image) -> str:

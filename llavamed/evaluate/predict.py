@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llavamed.corpus.store import open_images
 from llavamed.engine import Engine, Request, Unanswered
 from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks import Benchmark
@@ -57,15 +56,15 @@ def predict(
 
     pending = [q for q in sorted(benchmark.questions, key=_longest_first(benchmark)) if q.id not in done]
     if pending:
-        picture = pictures(control, benchmark.image_names, open_images(benchmark.images), seed)
+        picture = pictures(control, benchmark.image_names, lambda name: benchmark.read_image(name), seed)
         total = len(benchmark.questions)
         with journal.open("a", encoding="utf-8") as rows, Progress(control, total, "answers", len(done)) as progress:
             for start in range(0, len(pending), batch_size):
                 batch = pending[start : start + batch_size]
                 requests = [
                     Request(
-                        messages=(user(benchmark.ask(question), images=1),),
-                        images=(picture(question.image),),
+                        messages=(user(benchmark.ask(question), images=len(question.images)),),
+                        images=tuple(picture(name) for name in question.images),
                         max_new_tokens=max_new_tokens,
                         temperature=0.0,
                         seed=seed,
@@ -105,7 +104,7 @@ def _header(
         "split": benchmark.split,
         "data_sha256": dict(benchmark.sha256),
         "images": benchmark.images_fingerprint,
-        "prompt": benchmark.prompt,
+        "prompt": benchmark.prompts,
         "prompt_hash": benchmark.prompt_hash,
         "control": control,
         "seed": seed,

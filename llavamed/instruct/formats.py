@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +88,18 @@ def problems(conversation: Conversation) -> list[str]:
     return found
 
 
-def from_questions(questions: Iterable[Question], suffix: str = "") -> Iterator[Conversation]:
-    """A benchmark's questions as single turns with the reference as answer; `suffix` is added to each question."""
+def from_questions(
+    questions: Iterable[Question], ask: Callable[[Question], str] = lambda question: question.question
+) -> Iterator[Conversation]:
+    """A benchmark's questions as single turns with the reference as answer; of lettered options it is the letter.
+
+    `ask` gives the text of the question as the benchmark will ask it (`Benchmark.ask`).
+    """
     for item in questions:
-        images = (item.image,) if item.image else ()
         yield Conversation(
             item.id,
-            images,
-            (user(item.question + suffix, images=len(images)), assistant(item.answer)),
+            item.images,
+            (user(ask(item), images=len(item.images)), assistant(item.letter or item.answer)),
             {"closed": item.closed, **item.groups},
         )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,28 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._answers: dict[str, str] = {}
+        self._rows: dict[str, dict[str, Any]] = {}
         if path.is_file():
             self._read()
 
     def answer(self, request: dict[str, Any]) -> str | None:
         """What was answered to exactly this request, or None."""
-        return self._answers.get(fingerprint(request))
+        row = self.row(request)
+        return None if row is None else row["answer"]
 
-    def keep(self, request: dict[str, Any], pair: str, answer: str) -> None:
-        """Write down an answer; it is on the disk when this returns. `pair` is for readers of the file."""
-        row = {"request": fingerprint(request), "pair": pair, "answer": answer}
+    def row(self, request: dict[str, Any]) -> dict[str, Any] | None:
+        """The whole line that was kept for exactly this request, or None."""
+        return self._rows.get(fingerprint(request))
+
+    def keep(self, request: dict[str, Any], pair: str, answer: str, more: Mapping[str, Any] | None = None) -> None:
+        """Write down an answer; it is on the disk when this returns. `pair` is for readers of the file, `more` are
+        further fields of the line."""
+        row = {"request": fingerprint(request), "pair": pair, "answer": answer, **(more or {})}
         with self._path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
             out.flush()
             os.fsync(out.fileno())
-        self._answers[row["request"]] = answer
+        self._rows[row["request"]] = row
 
     def _read(self) -> None:
         whole = 0  # bytes up to the last line that is whole
@@ -52,7 +59,7 @@ class Journal:
                     break
                 try:
                     row = json.loads(line)
-                    self._answers[row["request"]] = row["answer"]
+                    self._rows[row["request"]] = {**row, "answer": row["answer"]}
                 except (ValueError, KeyError, TypeError):
                     raise InputError(f"{self._path}:{number}: not a line of a journal; delete this line") from None
                 whole += len(line)

@@ -23,13 +23,14 @@ from llavamed.records import Message, assistant, user
 
 class Endpoint:
     """`bodies` and `keys` are what came in; `statuses` are answered first, one a request, then 200. A question
-    in `contents` is answered by that content, and one about "nothing" by no choice."""
+    in `contents` is answered by that content, one in `raw` by that body, and one about "nothing" by no choice."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.statuses: list[int] = []
         self.contents: dict[str, str | None] = {}
+        self.raw: dict[str, bytes] = {}
         self.models = ["small", "other"]
         endpoint = self
 
@@ -56,6 +57,11 @@ class Endpoint:
                         event["choices"] = [{"index": 0, "delta": {"content": word}}]  # type: ignore[assignment]
                         self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
                     self.wfile.write(b"data: [DONE]\n\n")
+                elif body["messages"][-1]["content"] in endpoint.raw:
+                    self.send_response(200)
+                    self.send_header("Content-Type", "application/json")
+                    self.end_headers()
+                    self.wfile.write(endpoint.raw[body["messages"][-1]["content"]])
                 else:
                     asked = body["messages"][-1]["content"]
                     text = f"echo {asked}"[:40]
@@ -150,6 +156,31 @@ def test_one_failing_request_does_not_take_the_batch_with_it(endpoint: Endpoint)
     assert [str(a) for a in caught.value.answers[::2]] == ["echo 1", ""]
     assert [type(answer) for answer in caught.value.answers] == [str, RemoteError, str, RemoteError]
     assert len(endpoint.bodies) == 4
+
+
+@pytest.mark.parametrize("body", [b'{"choices": [{"ind', b"<html>", b"[]", b'{"choices": [{}]}', b""])
+def test_a_reply_that_is_no_completion_fails_its_request_alone(endpoint: Endpoint, body: bytes) -> None:
+    endpoint.raw = {"2": body}
+    with pytest.raises(RemoteError, match=r"a reply (that is not JSON|without a text)") as caught:
+        RemoteEngine(endpoint.url, "small").generate([Request((user(text),)) for text in ("1", "2", "3")])
+    assert [type(answer) for answer in caught.value.answers] == [str, RemoteError, str]
+
+
+def test_a_single_answer_brings_what_it_cost_and_takes_further_fields(endpoint: Endpoint) -> None:
+    engine = RemoteEngine(endpoint.url, "small")
+    reply = engine.complete(Request((user("hi"),)), {"response_format": {"type": "text"}, "max_tokens": None})
+    assert (reply.text, reply.finish_reason, reply.prompt_tokens) == ("echo hi", "stop", 0)
+    assert endpoint.bodies[0]["response_format"] == {"type": "text"}
+    assert "max_tokens" not in endpoint.bodies[0]
+
+
+def test_the_key_is_not_in_what_is_told(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint.contents = {}
+    endpoint.statuses = [401]
+    with pytest.raises(RemoteError) as caught:
+        RemoteEngine(endpoint.url, "small", "not now").generate([Request((user("hi"),))])  # what its error says
+    assert "[key]" in str(caught.value)
+    assert "not now" not in str(caught.value)
 
 
 def test_a_password_in_the_url_is_used_and_never_shown(endpoint: Endpoint) -> None:

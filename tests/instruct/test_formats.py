@@ -141,7 +141,7 @@ def test_a_system_turn_cannot_be_written_as_llava() -> None:
 
 def test_questions_become_single_turns_with_the_reference_as_answer() -> None:
     item = Question("q1", "x.png", "Is it a cyst?", "yes", True, ("yes", "no"), {"organ": "liver"})
-    (talk,) = from_questions([item], suffix=" Answer yes or no.")
+    (talk,) = from_questions([item], ask=lambda question: f"{question.question} Answer yes or no.")
     assert talk.messages == (user("Is it a cyst? Answer yes or no.", images=1), assistant("yes"))
     assert (talk.id, talk.images, problems(talk)) == ("q1", ("x.png",), [])
     assert talk.source["organ"] == "liver"

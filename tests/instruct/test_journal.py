@@ -37,3 +37,12 @@ def test_another_file_by_that_name_is_an_input_error_with_its_line(tmp_path: Pat
     path.write_text(path.read_text() + '{"other": 1}\n')
     with pytest.raises(InputError, match=r"journal\.jsonl:2: not a line of a journal"):
         Journal(path)
+
+
+def test_further_fields_stand_in_the_line_and_come_back(tmp_path: Path) -> None:
+    Journal(tmp_path / "j").keep({"a": 1}, "pair", "text", {"tokens": [3, 4]})
+    again = Journal(tmp_path / "j")
+    row = again.row({"a": 1})
+    assert row is not None
+    assert (row["answer"], row["tokens"]) == ("text", [3, 4])
+    assert again.row({"a": 2}) is None
