@@ -31,6 +31,7 @@ from llavamed.model.folder import Assembled
 from llavamed.recipe import EvaluateSection
 from llavamed.records import Prediction, user
 
+_JUDGED = "its answers are judged, not counted"
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model")  # weights, settings, template, tokenizer
 
 
@@ -55,7 +56,7 @@ def small_score(
     """
     whole = benchmarks.load(benchmark_name, data, split)
     if not FAMILIES[whole.family].measures:
-        raise InputError(f"{whole.name}: its answers are judged, not counted; give another benchmark")
+        raise InputError(f"{whole.name}: {_JUDGED}; give another benchmark")
     benchmark = replace(whole, questions=whole.questions[:: -(-len(whole.questions) // questions)])
     benchmark.require_images()
     name = f"{benchmark.name} {benchmark.split}, {len(benchmark.questions)} questions"
@@ -98,7 +99,11 @@ def evaluate(
     benchmark = benchmarks.load(benchmark_name, data, split)
     benchmark.require_images()
     family = FAMILIES[benchmark.family]
-    impossible = left_out(benchmark, section.controls) if family.metrics else dict.fromkeys(section.controls, "judged")
+    impossible = (
+        left_out(benchmark, section.controls)
+        if family.metrics
+        else {control: _JUDGED for control in section.controls if control != "real"}
+    )
     controls = ["real", *(c for c in section.controls if c != "real" and c not in impossible)]
     max_new_tokens = section.max_new_tokens or benchmark.max_new_tokens
     made = manifest.Manifest(
@@ -125,6 +130,8 @@ def evaluate(
         made.counts, made.funnel, made.files = body["counts"], body["funnel"], body["files"]
         made.seconds, made.extra = body["seconds"], body.get("extra", {})
         return made
+    for control, reason in impossible.items():
+        print(f"eval {benchmark.name}: control {control} left out: {reason}", file=sys.stderr)
     engine = connect(model)  # before anything is touched: a misspelt model must not undo a finished evaluation
     try:
         manifest.begin(out, made.stage)

@@ -23,8 +23,6 @@ from llavamed.manifest import file_sha256
 
 csv.field_size_limit(sys.maxsize)  # a TSV of VLMEvalKit has whole images in its cells
 
-_NAMED = 3
-
 
 def data_file(data: Path, names: Iterable[str], benchmark: str, origin: str) -> Path:
     """The first file that matches one of `names` (which may be patterns) in `data`."""

@@ -18,24 +18,24 @@ from llavamed.records import Question
 # ---------------------------------------------------------------- POPE
 
 _CATEGORIES = ("random", "popular", "adversarial")
-_HIT, _SAID, _THERE, _RIGHT, _ASKED = range(5)  # yes and right; answered yes; labelled yes; right; all
+_HIT, _SAID, _THERE, _ASKED = _COLUMNS = range(4)  # yes and right; answered yes; labelled yes; all
 
 Parse = Callable[[str], str | None]
 Accuracy = Callable[[str, str], float]
 
 
 def _pope_rows(parse: Parse) -> Callable[[Sequence[Answered]], Array]:
-    """Five counts an answer, in the columns of its category. A failed request is the wrong answer."""
+    """Four counts an answer, in the columns of its category. A failed request is the wrong answer."""
 
     def rows(items: Sequence[Answered]) -> Array:
-        table = np.zeros((len(items), len(_CATEGORIES), 5))
+        table = np.zeros((len(items), len(_CATEGORIES), len(_COLUMNS)))
         for row, item in zip(table, items, strict=True):
             there = item.question.answer == "yes"
             said = parse(item.text)
             if item.failed:
                 said = "no" if there else "yes"
-            yes, right = said == "yes", said == item.question.answer
-            row[_CATEGORIES.index(item.question.groups["category"])] = (yes and there, yes, there, right, 1)
+            yes = said == "yes"
+            row[_CATEGORIES.index(item.question.groups["category"])] = (yes and there, yes, there, 1)
         return table.reshape(len(items), -1)
 
     return rows
@@ -45,7 +45,7 @@ def _over_categories(ratio: Callable[[Array], tuple[Array, Array]]) -> Callable[
     """100 times the mean over the categories present of `ratio`'s (above, below) the line; a ratio of nothing is 0."""
 
     def value(sums: Array) -> Array:
-        counts = sums.reshape(*sums.shape[:-1], len(_CATEGORIES), 5)
+        counts = sums.reshape(*sums.shape[:-1], len(_CATEGORIES), len(_COLUMNS))
         above, below = ratio(counts)
         ratios = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
         present = counts[..., _ASKED] > 0
