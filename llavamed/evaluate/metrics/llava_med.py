@@ -10,12 +10,11 @@ counts the words of the *prediction* and rewards repeating and rambling.
 
 *Strict* is what the words promise: a closed yes/no question is judged by the first whole word "yes"
 or "no"; with another option set by the one option that the answer names; open answers by true exact
-match and by multiset token precision, recall and F1 (as in SQuAD).
+match and by multiset token precision, recall and F1 (`strict.py` has these rules).
 
 The hard part is fidelity: the official normaliser tests its punctuation rules on the original string,
 removes only the first 32 periods (a flag passed as a count) and runs twice, once in the script and
-once in every metric. `official_*` functions take raw strings and do both passes. They were checked
-against values computed by the original code.
+once in every metric. `official_*` functions take raw strings and do both passes.
 """
 
 from __future__ import annotations

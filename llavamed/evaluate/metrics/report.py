@@ -7,8 +7,8 @@ single blanks; which tokens is half of the score:
 
 - `clean` (*official*) is R2Gen's cleaning of MIMIC-CXR reports, which most papers on report generation
   use: it keeps a full stop as a token, and so every sentence end is a match. (R2Gen also cuts references
-  to 100 tokens and replaces words that its training split has rarely; that depends on its vocabulary and
-  is not done here, so its own published numbers are somewhat higher than these would be.)
+  to 100 tokens and replaces words that are rare in its training split. That needs its vocabulary and is
+  not done here: its published numbers are on easier references than these.)
 - `plain` (*strict*) keeps words and numbers only, and of the whole report.
 
 What `pycocoevalcap` and with it the literature calls CIDEr has the clipping and the length penalty of
@@ -183,7 +183,10 @@ class _Vector(NamedTuple):
 
 
 def cider_d(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each item, 0-10; the corpus' score is the mean."""
+    """CIDEr-D of each item, 0-10; the corpus' score is the mean.
+
+    An n-gram that every item's references have weighs nothing, so a corpus of one item scores 0 whatever it says.
+    """
     return _cider(predictions, references, clipped=True)
 
 

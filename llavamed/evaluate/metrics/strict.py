@@ -37,7 +37,8 @@ class Overlap(NamedTuple):
 NO_OVERLAP = Overlap(0.0, 0.0, 0.0)
 YES_NO = frozenset({"yes", "no"})
 
-_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W_]+(?:'[^\W_]+)*")
+# a Chinese character is a word, being what questions in Chinese are answered and options told apart by
+_WORD = re.compile(r"\d+(?:\.\d+)?|[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+(?:'[^\W_\u3400-\u9fff]+)*")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _NUMBER = re.compile(r"([+\-−]?)[$€£]?(\d+(?:\.\d+)?|\.\d+)%?\.?")
 _LONGEST_NUMBER = 400  # characters; a double has at most 309 digits before the point

@@ -61,3 +61,9 @@ def test_strict(prediction: str, reference: str, relaxed: int, exact: int) -> No
 def test_an_answer_without_a_final_answer_is_a_parse_failure() -> None:
     assert m.parse_final_answer("It is 5") is m.parse_final_answer("Answer:\n \n") is None
     assert m.parse_final_answer("Answer: 3\n**Final Answer:**\n\n [5]_\nbye") == "5"
+
+
+def test_the_tolerance_is_five_per_cent_of_the_reference() -> None:
+    for score in (m.official_relaxed, m.official_mistral, m.strict_relaxed):
+        assert score("105", "100") == score("-95", "-100") == 1.0
+        assert score("105.1", "100") == score("-105.1", "-100") == 0.0

@@ -80,6 +80,13 @@ def test_unread_answers_are_drawn_in_order_from_a_generator_seeded_with_42() -> 
     ]
 
 
+def test_key_phrases_are_what_follows_a_key_and_an_equals_sign_on_the_last_line_only() -> None:
+    assert m.parse_open("Thus x = 7 volts") == ["7 volts", 7.0]
+    assert m.parse_open("Thus x = 7 volts\nfinal") == ["x = 7 volts", 7.0]  # a key needs its blank
+    assert m.parse_open("It is blue. So It is red.") == ["red"]
+    assert m.parse_open("b") == [" b", "b "]
+
+
 def test_numbers_are_found_as_by_the_patterns_that_try_every_digit(texts: Callable[[int, int], list[str]]) -> None:
     plain = [re.compile(pattern.pattern.replace(r"(?<!\d)", "")) for pattern in m._NUMBERS]
     rng = random.Random(59)

@@ -56,6 +56,27 @@ def test_bleu_rouge_and_cider_are_those_of_pycocoevalcap() -> None:
         assert sum(m.cider_d(predictions, references)) / len(predictions) == pytest.approx(mean, abs=1e-12)
 
 
+def test_values_that_pycocoevalcap_computed_hold_where_it_is_not_installed() -> None:
+    predictions = [
+        "no focal consolidation . the heart is normal .",
+        "small left pleural effusion is seen",
+        "the lungs are clear",
+    ]
+    references = [
+        [
+            "no consolidation . the heart size is normal .",
+            "the heart is normal . no focal consolidation or effusion .",
+        ],
+        ["there is a small left pleural effusion"],
+        ["lungs are clear", "the lungs are clear without effusion"],
+    ]
+    bleu = (0.9473684209529085, 0.910465467899995, 0.8607186266871066, 0.7514297793130168)
+    assert m.corpus_bleu(predictions, references) == pytest.approx(bleu, rel=1e-12)
+    assert m.rouge_l(predictions, references) == pytest.approx([0.8888888888888888, 0.6069651741293532, 1.0], rel=1e-12)
+    cider = [5.49436408372031, 4.8423753786135055, 6.5482896224055755]
+    assert m.cider(predictions, references) == m.cider_d(predictions, references) == pytest.approx(cider, rel=1e-12)
+
+
 def test_bleu_is_that_of_sacrebleu_and_nltk_without_their_tokens_and_smoothing() -> None:
     sacrebleu = pytest.importorskip("sacrebleu")
     nltk = pytest.importorskip("nltk.translate.bleu_score")

@@ -117,6 +117,12 @@ def test_exact_match_compares_numbers_by_value_and_texts_by_words() -> None:
     assert m.strict_exact("The left lung.", "left lung") == 1.0
 
 
+def test_a_chinese_character_is_a_word() -> None:
+    assert m.strict_tokens("左肺T1加权，3.5厘米") == ["左", "肺", "t1", "加", "权", "3.5", "厘", "米"]
+    assert m.parse_option("不是，没有异常", ("是", "不是")) == "不是"
+    assert m.strict_overlap("在左肺上", "左肺").recall == 1.0
+
+
 def test_options_of_the_same_words_cannot_be_told_apart() -> None:
     assert m.parse_option("It is -5", ("-5", "5", "7")) is None
     assert m.parse_option("It is 7", ("-5", "5", "7")) == "7"
