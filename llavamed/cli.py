@@ -395,8 +395,8 @@ def _scores(body: dict[str, Any]) -> None:
     ):
         if rows:
             _table(columns, rows, False, title)
-    if show.family(body).rules:
-        print(f"Strict and official: {show.family(body).why_they_differ}")
+    for line in show.notes(body):
+        print(line)
     print(show.verdict(body))
 
 

@@ -69,7 +69,7 @@ def build(benchmark: Benchmark, scores: Scores, read_image: ReadImage | None, sh
         )
     columns, rows = show.rules(body)
     if rows:
-        page.table("Official and strict", columns, rows, text=scores.family.why_they_differ)
+        page.table("Official and strict", columns, rows, text=" ".join(show.notes(body)))
     if benchmark.published:
         page.table(
             "Published results",

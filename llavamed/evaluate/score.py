@@ -186,6 +186,7 @@ def score(
     items = judge(benchmark, predictions, by_order)
     of_image = {name: judge(benchmark, rows, by_order) for name, rows in (controls or {}).items() if name != "rotated"}
     turned = (controls or {}).get("rotated")
+    also = family.also(_answered([item.question for item in items], [item.prediction for item in items]))
     result = Scores(
         benchmark=benchmark.name,
         split=benchmark.split,
@@ -195,7 +196,7 @@ def score(
         controls={name: _summary(family, rows, bootstrap, seed) for name, rows in of_image.items()},
         gaps={name: _gaps(family, items, rows, bootstrap, seed) for name, rows in of_image.items()},
         rotated=None if turned is None else _rotated(benchmark, family, items, turned, bootstrap, seed),
-        provenance=_provenance(benchmark, family, predictions, items, bootstrap, seed),
+        provenance={**_provenance(benchmark, family, predictions, items, bootstrap, seed), **also},
         items=items,
         control_items=of_image,
     )

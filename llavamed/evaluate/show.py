@@ -92,6 +92,16 @@ def rules(scores: Mapping[str, Any]) -> Table:
     return ["metric (95 % interval)", "strict", "official", "n (official)"], rows
 
 
+def notes(scores: Mapping[str, Any]) -> list[str]:
+    """What stands under the tables: why the two rules differ, and METEOR or why there is none."""
+    kind = family(scores)
+    told = [f"Strict and official: {kind.why_they_differ}"] if kind.rules else []
+    found = scores.get("provenance", {}).get("meteor_official")
+    if isinstance(found, dict):
+        return [*told, f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})"]
+    return [*told, found] if found else told
+
+
 def verdict(scores: Mapping[str, Any]) -> str:
     """Whether the model looks, in a sentence or two, from the decisive metrics against every control of the image."""
     kind = family(scores)

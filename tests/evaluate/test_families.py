@@ -10,7 +10,7 @@ import pytest
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.families import FAMILIES
-from llavamed.evaluate.metrics import gqa, mme, pope, report
+from llavamed.evaluate.metrics import gqa, meteor, mme, pope, report
 from llavamed.evaluate.score import score
 from llavamed.records import Prediction, Question
 
@@ -151,6 +151,31 @@ def test_reports_are_scored_as_a_corpus_in_both_tokenisations() -> None:
         assert scores[f"rouge_l{suffix}"].value == pytest.approx(100 * sum(rouge) / 3)
         assert scores[f"cider{suffix}"].value == pytest.approx(100 * sum(cider) / 3)
     assert scores["bleu_1"].low <= scores["bleu_1"].value <= scores["bleu_1"].high
+
+
+def test_a_chinese_denial_is_not_taken_for_what_it_denies(shared_data: Path) -> None:
+    """包含 is a part of 不包含, as "no" is of "normal"."""
+    benchmark = benchmarks.load("slake-zh", shared_data / "slake")
+    asked = [q for q in benchmark.questions if q.options == ("包含", "不包含")]
+    assert len(asked) == 126
+    denied = [Prediction(q.id, "图片中不包含它。") for q in asked]
+    scores = score(benchmark_of(asked, "llava_med"), denied, bootstrap=5).scores
+    assert scores["closed_accuracy"].value == pytest.approx(100 * 61 / 126)
+    assert scores["closed_accuracy_official"].value == 100.0
+
+
+def test_meteor_is_computed_or_its_absence_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = [Question(str(n), "a.png", "?", text, False) for n, text in enumerate(REPORTS)]
+    predictions = [Prediction(q.id, q.answer) for q in questions]
+    benchmark = benchmark_of(questions, "report")
+    if meteor.missing() is None:
+        body = score(benchmark, predictions, bootstrap=5).to_json()
+        assert body["provenance"]["meteor_official"]["value"] == pytest.approx(100)
+        assert show.notes(body)[1].startswith("METEOR: 100.0 (n = 3")
+    monkeypatch.setattr(meteor, "missing", lambda: "METEOR is not computed: no java on this machine")
+    body = score(benchmark, predictions, bootstrap=5).to_json()
+    assert "meteor_official" not in body["scores"]
+    assert show.notes(body)[1] == "METEOR is not computed: no java on this machine"
 
 
 def test_without_a_right_option_no_answer_is_right() -> None:

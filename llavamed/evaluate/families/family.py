@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,7 @@ class Family:
     decisive: tuple[str, ...] = ()
     parse: Callable[[str, Question], str | None] | None = None  # the choice that was read; None: none could be
     is_parsed: Callable[[Question], bool] = lambda _: True  # whether `parse` is for this question
+    also: Callable[[Sequence[Answered]], Mapping[str, Any]] = lambda _: {}  # numbers that no interval can be given for
 
     @property
     def scorers(self) -> list[str]:
