@@ -61,6 +61,7 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
     `out` that holds something else; in all these cases `out` is left as it was.
     """
     section = section or CorpusSection()
+    licence.check_policy(section.licence)
     if out.resolve().is_relative_to(articles.resolve()):
         raise InputError(f"{out}: lies in the articles ({articles}); give the corpus a folder of its own")
     listing = sources.scan(articles)
