@@ -75,11 +75,52 @@ def run(name: RecipeName, out: Out = Path("run"), overrides: Set = [], as_json: 
     _finish(pipeline.run(recipe.load(name, overrides), out), as_json)
 
 
+Licence = Annotated[str, typer.Option(help='commercial, noncommercial, any, or by name: "commercial,CC-BY-ND"')]
+
+
+@corpus_app.command("fetch")
+def corpus_fetch(
+    out: Out = Path("articles"),
+    ids: Annotated[
+        Path | None, typer.Option(help="A file with one PMCID a line; PMC7236913.2 for that version.")
+    ] = None,
+    query: Annotated[str, typer.Option(help="An ESearch query, as in PubMed Central's search box.")] = "",
+    inventory: Annotated[str, typer.Option(help='The bucket\'s inventory: "latest", a date, or a .csv.gz.')] = "",
+    urls: Annotated[Path | None, typer.Option(help="LLaVA-Med's own list, llava_med_image_urls.jsonl.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Of these only so many, drawn by --seed.")] = None,
+    seed: int = 0,
+    every_version: Annotated[bool, typer.Option("--every-version", help="Not only the latest.")] = False,
+    licence: Licence = "commercial",
+    base_url: Annotated[str | None, typer.Option(help="A mirror of the bucket.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 16,
+    as_json: Json = False,
+) -> None:
+    """Fetch articles and their figures from PubMed Central; stop it whenever you like and run it again."""
+    from llavamed.corpus.bucket import BASE_URL
+    from llavamed.corpus.fetch import Request, fetch
+
+    request = Request(
+        ids=ids,
+        query=query,
+        inventory=inventory,
+        urls=urls,
+        sample=sample,
+        seed=seed,
+        every_version=every_version,
+        licence=licence,
+        base_url=base_url or BASE_URL,
+        concurrency=concurrency,
+    )
+    made = fetch(out, request)
+    _funnel({**made.counts, **made.extra["changes"]}, made.funnel, as_json)
+    print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
 @corpus_app.command("build")
 def corpus_build(
     articles: Annotated[Path, typer.Argument(help="Folder of JATS articles with images, or a zip.")],
     out: Out = Path("corpus"),
-    licence: Annotated[str, typer.Option(help="commercial, noncommercial or any")] = "commercial",
+    licence: Licence = "commercial",
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:

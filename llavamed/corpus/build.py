@@ -44,7 +44,7 @@ WITHOUT_IMAGE = "without_image.jsonl"
 _SHARDS = "shard-[0-9]*.tar"
 _OURS = (_SHARDS, store.INDEX, WITHOUT_IMAGE, ATTRIBUTION, REPORT)
 _LEAST_DEVIATION = 2.0  # of luminance, 0-255: below it a picture is a blank page or a solid block
-_NAMED = 1000  # articles left out that the manifest names one by one
+_NAMED = 1000  # articles left out, and unresolved citations, that the manifest names one by one
 
 
 @dataclass
@@ -61,6 +61,7 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
     `out` that holds something else; in all these cases `out` is left as it was.
     """
     section = section or CorpusSection()
+    licence.check_policy(section.licence)
     if out.resolve().is_relative_to(articles.resolve()):
         raise InputError(f"{out}: lies in the articles ({articles}); give the corpus a folder of its own")
     listing = sources.scan(articles)
@@ -100,6 +101,7 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
     assert result.counts["figure_images"] == writer.count + summary.funnel.total(), "a figure is not accounted for"
     result.extra = {"domains": _sorted(summary.domains), "licences": _sorted(summary.licences)}
     result.extra["articles_left_out"] = summary.left_out[:_NAMED]
+    result.extra["citations_unresolved"] = summary.unresolved[:_NAMED]
     result.seconds = time.monotonic() - began
     summary.write(out, result)
     result.write(out)
@@ -140,7 +142,9 @@ def _read(source: sources.Source, summary: Summary) -> tuple[jats.Article, dict[
     summary.counts["figure_images"] += sum(max(1, len(figure.graphics)) for figure in article.figures)
     summary.counts["mentions"] += sum(len(figure.mentions) for figure in article.figures)
     summary.counts["mentions_bare"] += article.mentions_bare
-    summary.counts["citations_unresolved"] += article.unresolved
+    summary.counts["citations"] += article.citations
+    summary.counts["citations_unresolved"] += len(article.unresolved)
+    summary.unresolved += [{"where": source.where, "rid": u.rid, "text": u.text} for u in article.unresolved]
     return article, metadata
 
 
@@ -151,12 +155,13 @@ def _candidates(
     name = _identity(source, article, metadata)
     rows = []
     for number, figure in enumerate(article.figures, 1):
-        verdict = domain.classify(figure.caption, figure.mentions, article.title)
+        caption = f"{figure.group_caption} {figure.caption}".strip()
+        verdict = domain.classify(caption, figure.mentions, article.title)
         for href in figure.graphics or ("",):
             pair = Pair(
                 key=store.make_key(name, figure.id or f"figure{number}", taken),
                 file="",
-                caption=figure.caption,
+                caption=caption,
                 label=figure.label,
                 mentions=figure.mentions,
                 title=article.title,
@@ -169,7 +174,7 @@ def _candidates(
                 domain=verdict.domain,
                 domain_score=verdict.score,
                 is_plot=verdict.is_plot,
-                is_compound=domain.is_compound(figure.caption),
+                is_compound=domain.is_compound(caption),
             )
             rows.append((pair, figure, href))
     return rows

@@ -12,8 +12,12 @@ An id carries a version where one is stated (`CC-BY-4.0`) and none where it is n
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable
+from functools import lru_cache
+
+from llavamed.errors import InputError
 
 UNKNOWN = "unknown"
 
@@ -155,8 +159,27 @@ def family(licence: str) -> str:
 
 
 def allowed(licence: str, policy: str) -> bool:
-    """True if `licence` may be used under the recipe's policy: commercial, noncommercial or any."""
-    return policy == "any" or family(licence) in _POLICIES[policy]
+    """True if `licence` may be used under a policy: commercial, noncommercial, any, families by name ("CC-BY-ND",
+    "TDM"), or several of these with commas between."""
+    return family(licence) in check_policy(policy)
+
+
+@lru_cache(maxsize=64)
+def check_policy(policy: str) -> frozenset[str]:
+    """The families that a policy permits. Raises InputError naming the nearest word for one that is not known."""
+    found: set[str] = set()
+    for word in policy.split(","):
+        name = word.strip()
+        if name.lower() in _POLICIES:
+            found |= _POLICIES[name.lower()]
+        elif family(from_code(name)) != UNKNOWN:
+            found.add(family(from_code(name)))
+        else:
+            known = (*_POLICIES, *_FAMILIES[:-1])
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise InputError(f"licence policy {name!r}: unknown; {hint}Give some of {', '.join(known)}")
+    return frozenset(found)
 
 
 def _versioned(name: str, version: str | None) -> str:

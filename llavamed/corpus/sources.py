@@ -26,7 +26,7 @@ import zipfile
 import zlib
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -205,18 +205,10 @@ class _Names:
         return next((name for name in candidates if name.lower().endswith(suffix)), None)
 
     def image(self, member: str, href: str) -> str | None:
-        """The best image for an href: same stem, in the article's folder or one below that is no other
-        article's. An href's own extension ("x.tif") does not bind: its JPEG is the better file."""
-        base = PurePosixPath(href.replace("\\", "/").partition("?")[0].rstrip("/")).name.lower()
-        stem = base
-        for extension in _IMAGES:
-            stem = stem.removesuffix(extension) if base.endswith(extension) else stem
+        """The best image for an href in the article's folder, or in one below that is no other article's."""
         for folder in self._near(str(PurePosixPath(member).parent)):
-            candidates = self._in_folder[folder]
-            # "x.y" may be a stem of its own (info:doi/10.1371/journal.pone.0070598.g001)
-            found = [n for n in candidates.get(stem, []) if PurePosixPath(n).suffix.lower() in _IMAGES]
-            if found:
-                return min(found, key=lambda n: (_IMAGES.index(PurePosixPath(n).suffix.lower()), n))
+            if found := best_image(self._in_folder[folder], href):
+                return found
         return None
 
     def _near(self, folder: str) -> list[str]:
@@ -231,6 +223,24 @@ class _Names:
                     found.append(below)
             self._below[folder] = found
         return self._below[folder]
+
+
+def by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    """The files of one folder by their names without extension, in lower case."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        found[PurePosixPath(name).stem.lower()].append(name)
+    return found
+
+
+def best_image(names: Mapping[str, list[str]], href: str) -> str | None:
+    """Of the files `by_stem` the best image for an href: of the same stem, whatever path stands before it. An
+    href's own extension ("x.tif") does not bind: its JPEG is the better file."""
+    base = PurePosixPath(href.replace("\\", "/").partition("?")[0].rstrip("/")).name.lower()
+    stem = next((base.removesuffix(extension) for extension in _IMAGES if base.endswith(extension)), base)
+    # "x.y" may be a stem of its own (info:doi/10.1371/journal.pone.0070598.g001)
+    found = [n for n in names.get(stem, ()) if PurePosixPath(n).suffix.lower() in _IMAGES]
+    return min(found, key=lambda n: (_IMAGES.index(PurePosixPath(n).suffix.lower()), n), default=None)
 
 
 class _Folder:

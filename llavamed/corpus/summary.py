@@ -32,13 +32,21 @@ _COUNTS = (
     "figure_images",
     "mentions",
     "mentions_bare",  # table cells that say "Fig. 5" and no more
-    "citations_unresolved",
+    "citations",  # links to a figure, captions' own included
+    "citations_unresolved",  # of them those that name a figure which is not in the file; the manifest lists them
 )
 
 # What the reasons mean, for the page.
 _MEANING = {
     "not_xml": "the file is not XML, or cut short",
     "not_jats": "XML, but no <article>",
+    "xml_entities": "the XML declares entities of its own (bombs and calls to other files are made of them)",
+    "xml_own_dtd": "the XML brings a document type of its own",
+    "xml_encoding": "an encoding that cannot be checked",
+    "xml_too_large": "the XML would fill the memory",
+    "xml_bomb": "the XML unfolds to a multiple of its size",
+    "xml_too_deep": "nested deeper than any article",
+    "xml_oversized": "one text, name or attribute of millions of characters",
     "retracted": "the metadata says it is retracted",
     "superseded": "a later version of the article is here",
     "too_large": "the file is too large to be an article",
@@ -81,6 +89,7 @@ class Summary:
         self.domains: Counter[str] = Counter()
         self.licences: Counter[str] = Counter()
         self.left_out: list[dict[str, str]] = []
+        self.unresolved: list[dict[str, str]] = []
         self._credits: dict[str, Pair] = {}  # article -> its first pair
         self._samples: list[tuple[bool, str, Pair, str]] = []  # (no image, hash of the key, pair, image URL)
 

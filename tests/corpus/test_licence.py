@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from llavamed.corpus import licence
+from llavamed.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -110,3 +111,24 @@ def test_policies(found: str, commercial: bool, noncommercial: bool) -> None:
     assert licence.allowed(found, "commercial") is commercial
     assert licence.allowed(found, "noncommercial") is noncommercial
     assert licence.allowed(found, "any")
+
+
+@pytest.mark.parametrize(
+    ("policy", "yes", "no"),
+    [
+        ("commercial", {"CC0-1.0", "CC-BY-4.0", "CC-BY-SA-3.0"}, {"CC-BY-NC-4.0", "CC-BY-ND-4.0", "TDM", "unknown"}),
+        ("noncommercial", {"CC-BY-4.0", "CC-BY-NC-SA-4.0"}, {"CC-BY-ND-4.0", "CC-BY-NC-ND-4.0", "TDM", "unknown"}),
+        ("commercial, CC BY-ND", {"CC-BY-4.0", "CC-BY-ND-4.0"}, {"CC-BY-NC-4.0", "TDM"}),
+        ("TDM", {"TDM"}, {"CC0-1.0", "unknown"}),
+        ("any", {"CC-BY-NC-ND-4.0", "TDM", "unknown"}, set()),
+    ],
+)
+def test_a_policy_may_name_families(policy: str, yes: set[str], no: set[str]) -> None:
+    assert all(licence.allowed(one, policy) for one in yes)
+    assert not any(licence.allowed(one, policy) for one in no)
+
+
+@pytest.mark.parametrize("policy", ["", "comercial", "CC-BY-XX", "commercial,"])
+def test_an_unknown_policy_is_an_input_error(policy: str) -> None:
+    with pytest.raises(InputError, match="licence policy"):
+        licence.check_policy(policy)
