@@ -174,9 +174,10 @@ async def handle(
 async def stream(writer: asyncio.StreamWriter, text: str, seconds: float, gone: asyncio.Task[bytes], fate: str) -> bool:
     """Send the text in pieces; True if the connection is over."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n")
-    size = -(-len(text) // PIECES)
+    size, began = -(-len(text) // PIECES), time.monotonic()
     for number in range(PIECES):
-        await asyncio.wait({gone}, timeout=seconds * (FIRST if number == 0 else (1 - FIRST) / (PIECES - 1)))
+        due = began + seconds * (FIRST + (1 - FIRST) * number / (PIECES - 1))  # late pieces do not make the next late
+        await asyncio.wait({gone}, timeout=max(0.0, due - time.monotonic()))
         if gone.done():
             return True
         send(writer, {"choices": [{"index": 0, "delta": {"content": text[number * size : (number + 1) * size]}}]})

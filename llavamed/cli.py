@@ -100,16 +100,17 @@ def instruct_generate(
     corpus: Path,
     out: Out = Path("instruct"),
     teacher: Annotated[
-        str, typer.Option(help='"template" (offline), an OpenAI-compatible base URL, or "env": LLAVAMED_TEACHER_URL')
-    ] = "template",
-    teacher_model: Annotated[str, typer.Option(help="The model's name at that endpoint.")] = "",
+        str | None, typer.Option(help='"template" (offline), an OpenAI-compatible base URL, or "env"')
+    ] = None,
+    teacher_model: Annotated[str | None, typer.Option(help="The model's name at that endpoint.")] = None,
     prompt: Annotated[
         str | None, typer.Option(help="10k, 60k, 60k-im, detailed, closed, or a .yaml file of your own.")
     ] = None,
-    sighted: Annotated[bool, typer.Option("--sighted/--blind", help="Show the teacher the image too.")] = False,
+    sighted: Annotated[bool | None, typer.Option("--sighted/--blind", help="Show the teacher the image too.")] = None,
     mentions: Annotated[
-        bool, typer.Option("--with-mentions/--without-mentions", help="Show the teacher the sentences that cite it.")
-    ] = True,
+        bool | None,
+        typer.Option("--with-mentions/--without-mentions", help="Show the teacher the sentences that cite the figure."),
+    ] = None,
     domains: Annotated[
         str | None, typer.Option(help="Comma-separated: chest_xray,ct_scan,mri,histology,gross,other")
     ] = None,
@@ -123,7 +124,7 @@ def instruct_generate(
         list[Path], typer.Option(help="A result file of a batch (may be repeated); nothing is asked for.")
     ] = [],  # noqa: B006
     judge: Annotated[str | None, typer.Option(help="Base URL of a second model that scores a sample.")] = None,
-    judge_model: Annotated[str, typer.Option(help="Its name there.")] = "",
+    judge_model: Annotated[str | None, typer.Option(help="Its name there.")] = None,
     judge_sample: Annotated[int | None, typer.Option(min=1, help="Conversations that it scores.")] = None,
     seed: int = 0,
     overrides: Set = [],  # noqa: B006

@@ -219,11 +219,14 @@ def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """The recipe with dotted keys replaced: `changed(r, {"train.align.data": "x.jsonl"})`."""
+    """The recipe with dotted keys replaced: `changed(r, {"train.align.data": "x.jsonl"})`. Raises InputError as `load`."""
     tree = recipe.model_dump(mode="json")
     for key, value in values.items():
         _put(tree, key.split("."), value, f"{key}={value}")
-    return Recipe.model_validate(tree)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"settings: {_explain(error)}") from None
 
 
 def to_yaml(recipe: Recipe) -> str:

@@ -55,6 +55,7 @@ class Teacher(Protocol):
 
     name: str
     prompt_hash: str
+    closed: bool  # only yes/no and multiple-choice questions
 
     def converse(self, pair: Pair, mentions: bool, turns: int, rng: random.Random) -> tuple[Message, ...]: ...
 
@@ -231,7 +232,7 @@ def _instruct(
         if not turns:
             funnel["instruct: nothing_to_say"] += 1
             continue
-        messages, dropped = clean(turns, num_images=1)
+        messages, dropped = clean(turns, num_images=1, written=teacher.name != "template", closed=teacher.closed)
         funnel.update({f"cleaning: {rule}": number for rule, number in dropped.items()})
         if not messages:
             funnel["instruct: no_turn_left"] += 1

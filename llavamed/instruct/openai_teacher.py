@@ -44,6 +44,7 @@ class OpenAITeacher:
         if section.prompt and section.mentions and not self.prompt.mentions:
             raise InputError(f"prompt {section.prompt}: has no words for mentions; add --without-mentions")
         self.name, self.prompt_hash, self.where = model, self.prompt.hash, self.endpoint.where
+        self.closed = self.prompt.style == "closed"
         self._sighted, self._image = section.sighted, image
         self.journal: Journal | None = None
         self.outcome = Outcome()
