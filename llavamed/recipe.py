@@ -219,7 +219,7 @@ def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """The recipe with dotted keys replaced: `changed(r, {"train.align.data": "x.jsonl"})`. Raises InputError as `load`."""
+    """The recipe with dotted keys replaced: `changed(r, {"train.align.data": "x.jsonl"})`. Raises InputError."""
     tree = recipe.model_dump(mode="json")
     for key, value in values.items():
         _put(tree, key.split("."), value, f"{key}={value}")

@@ -62,6 +62,8 @@ def _json(text: str) -> Any:
             value, _ = decoder.raw_decode(text, start)
         except json.JSONDecodeError:
             continue
+        except RecursionError:  # a model that repeats a bracket
+            return None
         if isinstance(value, dict) and "turns" in value:
             return {"turns": value["turns"]}
         if isinstance(value, list) and value and all(isinstance(turn, dict) and "question" in turn for turn in value):

@@ -308,7 +308,7 @@ def _read_whole(data: bytes, kind: str, answer: _Answer) -> None:
 def _object(text: str, kind: str) -> dict[str, Any]:
     try:
         body = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         what = "a web page" if "<html" in text[:500].lower() else f"no JSON ({kind or 'of no content type'})"
         raise _WebPage(f"sent {what}, not a chat completion") from None
     if not isinstance(body, dict):
