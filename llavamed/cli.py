@@ -148,23 +148,73 @@ def corpus_show(
 def instruct_generate(
     corpus: Path,
     out: Out = Path("instruct"),
-    teacher: Annotated[str, typer.Option(help='"template" (offline) or an OpenAI-compatible base URL')] = "template",
-    teacher_model: Annotated[str, typer.Option(help="The model's name at that endpoint.")] = "",
+    teacher: Annotated[
+        str | None, typer.Option(help='"template" (offline), an OpenAI-compatible base URL, or "env"')
+    ] = None,
+    teacher_model: Annotated[str | None, typer.Option(help="The model's name at that endpoint.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="10k, 60k, 60k-im, detailed, closed, or a .yaml file of your own.")
+    ] = None,
+    sighted: Annotated[bool | None, typer.Option("--sighted/--blind", help="Show the teacher the image too.")] = None,
     mentions: Annotated[
-        bool, typer.Option("--with-mentions/--without-mentions", help="Show the teacher the sentences that cite it.")
-    ] = True,
+        bool | None,
+        typer.Option("--with-mentions/--without-mentions", help="Show the teacher the sentences that cite the figure."),
+    ] = None,
+    domains: Annotated[
+        str | None, typer.Option(help="Comma-separated: chest_xray,ct_scan,mri,histology,gross,other")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Conversations at most, balanced over domains.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before the calls cost more than this.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Calls, tokens and cost; nothing is sent.")] = False,
+    export_batch: Annotated[
+        Path | None, typer.Option(help="Write the calls as OpenAI batch files into this new folder; ask nothing.")
+    ] = None,
+    import_batch: Annotated[
+        list[Path], typer.Option(help="A result file of a batch (may be repeated); nothing is asked for.")
+    ] = [],  # noqa: B006
+    judge: Annotated[str | None, typer.Option(help="Base URL of a second model that scores a sample.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Its name there.")] = None,
+    judge_sample: Annotated[int | None, typer.Option(min=1, help="Conversations that it scores.")] = None,
     seed: int = 0,
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Write alignment examples and conversations from a corpus."""
     from llavamed import recipe
+    from llavamed.instruct import offline
     from llavamed.instruct.generate import generate
 
-    settings = recipe.load("tiny", overrides)
-    values = {"teacher": teacher, "teacher_model": teacher_model, "mentions": mentions, "count": count}
-    section = recipe.changed(settings, {f"instruct.{key}": value for key, value in values.items()}).instruct
+    values = {
+        "teacher": teacher,
+        "teacher_model": teacher_model,
+        "prompt": prompt,
+        "sighted": sighted,
+        "mentions": mentions,
+        "domains": domains.split(",") if domains else None,
+        "count": count,
+        "max_cost": max_cost,
+        "judge": judge,
+        "judge_model": judge_model,
+        "judge_sample": judge_sample,
+    }
+    given = {f"instruct.{key}": value for key, value in values.items() if value is not None}
+    section = recipe.changed(recipe.load("tiny", overrides), given).instruct
+    if dry_run:
+        _table(*offline.plan(corpus, out, section, seed).table(), as_json)
+        return
+    if export_batch is not None:
+        files, number = offline.export_batch(corpus, out, section, seed, export_batch)
+        _table(["file"], [[str(path)] for path in files], as_json)
+        print(f"{number:,} requests; bring the results back with --import-batch FILE", file=sys.stderr)
+        return
+    if import_batch:
+        counts, missing = offline.import_batch(corpus, out, section, seed, import_batch)
+        print(f"results: {', '.join(f'{n:,} {what}' for what, n in counts.items()) or 'none'}", file=sys.stderr)
+        if missing:
+            raise InputError(
+                f"{out}: {missing:,} calls are still without an answer; run it again without --import-batch to ask "
+                "them now, or with --export-batch for another round"
+            )
     made = generate(corpus, out, section, seed)
     _funnel(made.counts, made.funnel, as_json)
     print(f"report: {out / 'report.html'}", file=sys.stderr)

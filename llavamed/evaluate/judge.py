@@ -112,7 +112,7 @@ class Judge:
     _failed: dict[str, str] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._kept = Journal(self.journal)
+        self._kept = Journal(self.journal, writable=False)
         self.price = prices.of(self.engine.url, self.engine.model, self.given_price)
 
     def plan(self, questions: Sequence[ChatQuestion], files: Sequence[Mapping[str, Answer]]) -> Plan:
@@ -130,11 +130,19 @@ class Judge:
     def ask(self, questions: Sequence[ChatQuestion], files: Sequence[Mapping[str, Answer]]) -> None:
         """Ask what is not in the journal. Raises InputError where the endpoint refuses every request, or the journal
         cannot be written: a reply that could not be kept would be paid for and lost."""
+        self._kept.close()
         try:
             self.journal.parent.mkdir(parents=True, exist_ok=True)
-            self.journal.open("a").close()
+            self._kept = Journal(self.journal)
         except OSError as error:
             raise InputError(f"{self.journal}: cannot be written ({error.strerror}); give another --journal") from None
+        try:
+            self._ask_pending(questions, files)
+        finally:
+            self._kept.close()
+            self._kept = Journal(self.journal, writable=False)
+
+    def _ask_pending(self, questions: Sequence[ChatQuestion], files: Sequence[Mapping[str, Answer]]) -> None:
         while pending := self._pending(questions, files):
             with Progress("judge", len(pending), "verdicts") as progress:
                 for place, outcome in self._outcomes(list(pending.values())):
@@ -195,7 +203,7 @@ class Judge:
             row = self._kept.row(self._asked(self._request(question, answer, order, attempt)))
             if row is None:
                 further = [self._request(question, answer, order, a) for a in range(attempt, self.attempts)]
-                return _Place(f"{question.id} {order}", further, fingerprint(self._asked(further[0])), "")
+                return _Place(f"{question.id} {order}", further, self._asked(further[0]), "")
             try:
                 return self.protocol.read(row["answer"], order)
             except Unreadable as error:
@@ -216,17 +224,20 @@ class Judge:
     def _max_tokens(self) -> int:
         return int(self._more.get("max_completion_tokens", self.protocol.max_new_tokens))
 
-    def _asked(self, request: Request) -> dict[str, Any]:
-        """All that decides the reply: the journal's key."""
-        return {"url": self.engine.url, "model": self.engine.model, "more": self._more, **_plain(request)}
+    def _asked(self, request: Request) -> str:
+        """The hash of all that decides the reply: the journal's key."""
+        return fingerprint({"url": self.engine.url, "model": self.engine.model, "more": self._more, **_plain(request)})
 
     def _keep(self, place: _Place, reply: Reply) -> None:
-        more = {
-            "model": self.engine.model,
-            "finish_reason": reply.finish_reason,
-            "tokens": [reply.prompt_tokens, reply.completion_tokens],
-        }
-        self._kept.keep(self._asked(place.further[0]), place.about, reply.text, more)
+        self._kept.keep(
+            self._asked(place.further[0]),
+            place.about,
+            reply.text,
+            (reply.prompt_tokens, reply.completion_tokens),
+            model=self.engine.model,
+            finish_reason=reply.finish_reason,
+        )
+        self._kept.sync()  # a verdict is paid for, and comes seldom enough
 
     def _outcomes(self, places: Sequence[_Place]) -> Iterator[tuple[_Place, Reply | RemoteError]]:
         """As they come. At the first refusal nothing more is sent."""

@@ -115,8 +115,8 @@ def test_the_report_shows_conversations_beside_image_and_source(
 ) -> None:
     generate(make_corpus(pairs), tmp_path / "out", SECTION, seed=3)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count('<article class="card">') == 24
-    assert page.count("data:image/jpeg") == 24
+    assert page.count('<article class="card">') == 30
+    assert page.count("data:image/jpeg") == 30
     assert "nothing_to_say" in page
     assert "<b>mention</b>" in page
 
