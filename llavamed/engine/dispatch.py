@@ -124,7 +124,7 @@ def dispatch(
 
 def _until_something_is_due(pace: Pace, again: list[_Attempt], now: float) -> float | None:
     """Seconds until an attempt may be started although none ends; None: only an end can start one."""
-    if not pace.under_way and now < pace.hold_until:
+    if pace.is_shut(now):
         return pace.hold_until - now
     if again and pace.may_start(now):
         return max(0.0, again[0].due - now)

@@ -9,7 +9,7 @@ counts tokens a minute. So `Pace` feels its way, as TCP does (Jacobson 1988):
 * A refusal (status 429 or 503) says that those under way are all that the endpoint takes: that number is the new
   limit, and it does not grow until the time that the endpoint asked for is over. An endpoint with N places so
   keeps N requests under way, and one that has no more to give this minute gets few in vain: each lowers the
-  limit further, and with none under way nothing is sent until the time is over.
+  limit further, and after one that was refused alone nothing is sent until the time is over.
 * A request that ran out of time halves the limit: the endpoint has put it at the end of too long a queue.
 
 `wait_seconds` says how long to wait before a request is tried again. Random parts keep many clients from
@@ -36,12 +36,16 @@ class Pace:
         self.ceiling = ceiling
         self.limit = float(min(start, ceiling))
         self.under_way = 0
-        self.hold_until = 0.0  # no growth, and nothing at all with none under way
+        self.hold_until = 0.0  # no growth until then
+        self._shut = False  # refused with none under way: nothing is sent until then
         self._refused_at = float(ceiling)  # grow fast below
         self._before = self.limit  # when the first refusal of this hold came
 
     def may_start(self, now: float) -> bool:
-        return self.under_way < int(self.limit) and (self.under_way > 0 or now >= self.hold_until)
+        return self.under_way < int(self.limit) and not self.is_shut(now)
+
+    def is_shut(self, now: float) -> bool:
+        return self._shut and now < self.hold_until
 
     def started(self) -> None:
         self.under_way += 1
@@ -58,6 +62,7 @@ class Pace:
             self._before = self.limit
         self.hold_until = max(self.hold_until, now + (_HOLD_SECONDS if seconds is None else seconds))
         self.limit = float(max(1, min(int(self.limit), self.under_way)))
+        self._shut = not self.under_way
         # taken down to nothing it was not places that were missing: afterwards go fast to half of what was before
         self._refused_at = self.limit if self.under_way else max(1.0, self._before / 2)
 
