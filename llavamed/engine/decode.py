@@ -19,8 +19,9 @@ Row r of the cache therefore looks like this, columns from left to right (`.` is
 
     . . prefix and image . . question answer
 
-`DynamicCache` holds it: on the CPU it is faster than a static one (docs/experiments.md). All its layers are whole
-ones, also for a model with a sliding window: the mask keeps to the window, and rows can be put together.
+`DynamicCache` holds it: a static one is no faster on a CPU (docs/experiments.md), and would have to be as long as the
+longest answer might become. All its layers are whole ones, also for a model with a sliding window: the mask keeps to
+the window, and rows can be put together.
 """
 
 from __future__ import annotations

@@ -158,7 +158,8 @@ class LocalEngine:
         return ids
 
     def _picture(self, image: Image) -> Picture:
-        return Picture.of(pixels(self.processor.image_processor, [image.convert("RGB")])[0])
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies
+        return Picture.of(pixels(self.processor.image_processor, [rgb])[0])
 
     def _encode(self, pixels: torch.Tensor) -> Sequence[torch.Tensor]:
         """The features (tokens, dim) of each of the pixels (images, 3, height, width)."""

@@ -89,7 +89,7 @@ def test_in_bfloat16_an_answer_leaves_the_lonely_one_only_where_two_tokens_are_l
     own: LocalEngine, asked: Asked
 ) -> None:
     """Sums in another order round otherwise. Where the batch's token is another, the lonely model itself must hold both
-    to be equal within the rounding of its logits (2^-8 of the largest, a few times over)."""
+    to be equal within the rounding of its logits (a few times 2^-8 of the largest)."""
     own.model.to(torch.bfloat16)
     requests = [asked(number % 5, tokens=10, stop=()) for number in range(5)]
     rows = list(own._rows(requests))
@@ -109,7 +109,7 @@ def test_in_bfloat16_an_answer_leaves_the_lonely_one_only_where_two_tokens_are_l
         ids = torch.cat([inputs["input_ids"], tokens[None, :at]], dim=1)
         logits = own.model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0, -1].float()
         ours, theirs = both[at]
-        assert logits[theirs] - logits[ours] <= 8 * 2**-8 * logits.abs().max()
+        assert logits[theirs] - logits[ours] <= 4 * 2**-8 * logits.abs().max()
     assert apart < len(rows), "the test needs answers that are the same"
 
 
