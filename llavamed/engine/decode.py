@@ -40,6 +40,7 @@ from transformers.generation import TemperatureLogitsWarper, TopPLogitsWarper
 from llavamed.engine.features import Features, Picture
 
 REFILL = 4  # rows leave and enter when one part in so many is free
+_TAIL = 16  # tokens before a stop string that are decoded with it
 
 Text = Callable[[list[int]], str]
 
@@ -132,12 +133,15 @@ class Batch:
         going = [(index, row) for index, row in enumerate(rows) if not row.ended]
         for index, row in going:
             row.tokens.append(best[index] if row.random is None else _drawn(logits[index : index + 1], row))
-            row.ended = (
-                row.tokens[-1] in self._ends
-                or len(row.tokens) >= row.max_new_tokens
-                or (bool(row.stop) and any(word in self._text(row.tokens) for word in row.stop))
-            )
+            row.ended = row.tokens[-1] in self._ends or len(row.tokens) >= row.max_new_tokens or self._is_stopped(row)
         return [row for _, row in going if row.ended]
+
+    def _is_stopped(self, row: Row) -> bool:
+        """Whether a stop string stands in the last tokens (before them it was looked for already)."""
+        if not row.stop:
+            return False
+        text = self._text(row.tokens[-(_TAIL + 4 * max(map(len, row.stop))) :])  # a character has at most four bytes
+        return any(word in text for word in row.stop)
 
     def _prefill(self, rows: Sequence[Row]) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
         """The rows' own cache, its mask, and the last hidden state of each row."""

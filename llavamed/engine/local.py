@@ -115,7 +115,7 @@ class LocalEngine:
         return len(self._prompt(request))
 
     def close(self) -> None:
-        """Let the model go; answers in the making are still finished."""
+        """Let the model go, once the answers in the making have ended."""
         if hasattr(self, "model"):
             del self.model
 

@@ -66,8 +66,8 @@ def predict(
     header = _header(engine, benchmark, control, seed, max_new_tokens, model_fingerprint)
     done = _resume(journal, out / HEADER, header, {question.id for question in benchmark.questions})
 
-    pending = [question for question in _in_order(engine, benchmark) if question.id not in done]
-    if pending:
+    if len(done) < len(benchmark.questions):
+        pending = [question for question in _in_order(engine, benchmark) if question.id not in done]
         picture = lru_cache(_IMAGES_KEPT)(pictures(control, benchmark.image_names, open_images(benchmark.images), seed))
         requests = (_request(benchmark, q, (picture(q.image),), max_new_tokens, seed) for q in pending)
         total, failed, synced = len(benchmark.questions), 0, time.monotonic()
