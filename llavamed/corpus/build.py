@@ -28,13 +28,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageStat
+from PIL import ImageStat
 
 from llavamed import manifest
-from llavamed.corpus import domain, jats, licence, sources, store
+from llavamed.corpus import archives, domain, jats, licence, sources, store
 from llavamed.corpus.summary import ATTRIBUTION, REPORT, Summary
 from llavamed.errors import InputError
-from llavamed.imaging.decode import ImageError, decode
+from llavamed.imaging.decode import ImageError, glance
 from llavamed.manifest import Manifest
 from llavamed.progress import track
 from llavamed.recipe import CorpusSection
@@ -74,7 +74,7 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
     summary = Summary(str(articles), section)
     for problem in listing.problems:
         summary.leave_out(problem.where, problem.reason, problem.message)
-    articles_read = _read_all(listing.sources, summary)
+    articles_read = _read_all(listing.entries, summary)
     first = next(articles_read, None)
     if first is None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(summary.articles_funnel.items()))
@@ -86,7 +86,7 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
         for source, article, metadata in chain([first], articles_read):
             for pair, figure, href in _candidates(source, article, metadata, taken):
                 try:
-                    pair, data, image = _examine(pair, figure, href, source, section)
+                    pair, data = _examine(pair, figure, href, source, section)
                 except _Drop as drop:
                     summary.funnel[drop.reason] += 1
                     if drop.reason == "image_missing":
@@ -95,7 +95,7 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
                     continue
                 writer.add(pair, data)
                 summary.keep(pair)
-                summary.show(pair, image)
+                summary.show(pair, data)
     result.counts = {**summary.counts, "pairs": writer.count, "shards": len(list(out.glob(_SHARDS)))}
     result.funnel = {**_sorted(summary.articles_funnel, "article_"), **_sorted(summary.funnel)}
     assert result.counts["figure_images"] == writer.count + summary.funnel.total(), "a figure is not accounted for"
@@ -111,10 +111,14 @@ def build(articles: Path, out: Path, section: CorpusSection | None = None) -> Ma
 _Read = tuple[sources.Source, jats.Article, dict[str, Any]]  # an article, where it stands, and its metadata
 
 
-def _read_all(listed: Iterable[sources.Source], summary: Summary) -> Iterator[_Read]:
-    for source in track(listed, "reading articles", unit="articles"):
-        if (read := _read(source, summary)) is not None:
-            yield source, *read
+def _read_all(listed: Iterable[sources.Source | sources.Package], summary: Summary) -> Iterator[_Read]:
+    for entry in track(listed, "reading articles", unit="articles"):
+        found, problems = entry.open() if isinstance(entry, sources.Package) else ([entry], [])
+        for problem in problems:
+            summary.leave_out(problem.where, problem.reason, problem.message)
+        for source in found:
+            if (read := _read(source, summary)) is not None:
+                yield source, *read
 
 
 def _read(source: sources.Source, summary: Summary) -> tuple[jats.Article, dict[str, Any]] | None:
@@ -125,7 +129,7 @@ def _read(source: sources.Source, summary: Summary) -> tuple[jats.Article, dict[
             summary.leave_out(source.where, "retracted", f"{source.where}: retracted, says its metadata")
             return None
         article = jats.parse_article(source.xml(), source.where)
-    except (jats.ArticleError, sources.SourceError) as error:
+    except (jats.ArticleError, archives.SourceError) as error:
         summary.leave_out(source.where, error.reason, str(error))
         return None
     stated = licence.combine(code, article.licence) if (code := _string(metadata, "license_code")) else article.licence
@@ -182,8 +186,8 @@ def _candidates(
 
 def _examine(
     pair: Pair, figure: jats.Figure, href: str, source: sources.Source, section: CorpusSection
-) -> tuple[Pair, bytes, Image.Image]:
-    """The finished pair, the bytes to store and the picture. Raises _Drop with the first check that fails."""
+) -> tuple[Pair, bytes]:
+    """The finished pair and the bytes to store. Raises _Drop with the first check that fails."""
     if not licence.allowed(pair.licence, section.licence):
         raise _Drop("licence_unknown" if pair.licence == licence.UNKNOWN else "licence_excluded")
     if len(pair.caption.split()) < section.min_caption_words:
@@ -194,24 +198,24 @@ def _examine(
         data = source.image(href)
         if data is None:
             raise _Drop("image_missing")
-        image = decode(data, f"{source.where}: {href}", section.max_pixels)
-    except (ImageError, sources.SourceError) as error:
+        seen = glance(data, f"{source.where}: {href}", section.max_pixels)
+    except (ImageError, archives.SourceError) as error:
         raise _Drop(error.reason if "image" in error.reason else f"image_{error.reason}") from None
-    if min(image.size) < section.min_side:
+    if min(seen.width, seen.height) < section.min_side:
         raise _Drop("too_small")
-    if max(image.size) > section.max_aspect * min(image.size):
+    if max(seen.width, seen.height) > section.max_aspect * min(seen.width, seen.height):
         raise _Drop("too_elongated")
-    if ImageStat.Stat(image.convert("L")).stddev[0] < _LEAST_DEVIATION:
+    if ImageStat.Stat(seen.grey).stddev[0] < _LEAST_DEVIATION:
         raise _Drop("near_constant")
-    extension, stored = store.as_stored(data, image)
+    extension, stored = store.as_stored(data, seen.full)
     pair = replace(
         pair,
         file=f"{pair.key}.{extension}",
-        width=image.width,
-        height=image.height,
+        width=seen.width,
+        height=seen.height,
         sha256=hashlib.sha256(stored).hexdigest(),
     )
-    return pair, stored, image
+    return pair, stored
 
 
 def _identity(source: sources.Source, article: jats.Article, metadata: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from lxml import etree
 
 from llavamed.corpus import plain_text, sentences
 from llavamed.corpus.plain_text import name
+from llavamed.corpus.safe_xml import ArticleError
 from llavamed.records import Mention
 
 _FIGURES = frozenset({"fig", "fig-group"})
@@ -64,6 +65,8 @@ _PANELS_GLUED = re.compile(rf"({_LETTERS})(?![\w])")
 _CITING_WORD = re.compile(
     r"\b(?:figs?|figures?|tabs?|tables?|panels?|refs?|references?|see|also|and|or|to|in)\b", re.IGNORECASE
 )
+# Each mention carries its paragraph, so a long one that cites often would be written as its square.
+_MOST_WRITTEN = 50_000_000  # characters; an article of 242 citations has a third of a million
 _GLUED_LENGTH = 80  # characters behind a link that may name its panels
 
 _IDS = etree.XPath("descendant-or-self::*/@id", smart_strings=False)
@@ -148,7 +151,7 @@ class _Index:
 def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articles: bool) -> Citations:
     """The citations of `figures` (`<fig>` elements with their labels as text) among all `xrefs` of an article."""
     index = _index(figures, labels, has_sub_articles)
-    total = bare = 0
+    total = bare = written = 0
     unresolved: list[Unresolved] = []
     blocks: dict[Any, list[tuple[Any, list[int]]]] = defaultdict(list)
     for xref in xrefs:
@@ -191,6 +194,10 @@ def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articl
             continue
         for i, mention in mentions:
             found[i].append(mention)
+            written += len(mention.sentence) + len(mention.paragraph)
+        if written > _MOST_WRITTEN:
+            message = f"mentions of more than {_MOST_WRITTEN:,} characters, each with its paragraph; leave it out"
+            raise ArticleError(message, "mentions_bomb")
     return Citations(found, total, tuple(unresolved), bare)
 
 

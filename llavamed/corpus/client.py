@@ -38,7 +38,7 @@ ATTEMPTS = 8
 _LONGEST_PAUSE = 60.0  # seconds
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FAILURES_IN_A_ROW = 100  # attempts without a success between, over all requests
-_IN_MEMORY = 64 * 2**20  # bytes; of what is read, not written
+_IN_MEMORY = 8 * 2**20  # bytes; of what is read, not written
 _MD5_LENGTH = 32
 
 

@@ -76,10 +76,13 @@ def parse_article(xml: bytes, where: str = "article") -> Article:
     """The article in `xml`. Raises ArticleError, naming `where`, for what is not XML or not JATS."""
     root = _article_root(xml, where)
     try:
-        return _article(root)
-    except plain_text.MarksInText:
-        plain_text.clear(root)
-        return _article(root)
+        try:
+            return _article(root)
+        except plain_text.MarksInText:
+            plain_text.clear(root)
+            return _article(root)
+    except ArticleError as error:
+        raise ArticleError(f"{where}: {error}", error.reason) from None
 
 
 def _article(root: Any) -> Article:

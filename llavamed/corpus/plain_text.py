@@ -20,6 +20,9 @@ from typing import Any
 
 from lxml import etree
 
+from llavamed.corpus.safe_xml import ArticleError
+
+MAX_LENGTH = 1_000_000  # characters of one paragraph or caption
 # Elements whose text is not part of the text around them.
 APART = frozenset(
     {"fig", "fig-group", "table-wrap", "table-wrap-group", "boxed-text", "fn", "supplementary-material", "permissions"}
@@ -124,6 +127,8 @@ def _raw(element: Any, without_xrefs: bool = False) -> str:
             node.text = f"{_OUT}{node.text or ''}"
             node.tail = f"{_BACK}{node.tail or ''}"
     raw: str = etree.tostring(element, encoding="unicode", method="text", with_tail=False)
+    if len(raw) > MAX_LENGTH:
+        raise ArticleError(f"a <{name(element)}> of {len(raw):,} characters; leave it out", "xml_oversized")
     if raw.count(_OUT) != len(apart) or raw.count(_BACK) != len(apart):
         raise MarksInText
     for node, inner, after in apart:  # an element around this one may be read later

@@ -1,19 +1,21 @@
 """A path a person gives -> the articles in it, and the bytes of the images beside each.
 
-Three layouts are read, alone or mixed, by one rule ("an article is an XML file; its metadata and its
+Four layouts are read, alone or mixed, by one rule ("an article is an XML file; its metadata and its
 images stand beside it"):
 
     PMC10009416.1/PMC10009416.1.xml + .json + media     the layout of PubMed Central's bucket
     any/folder/article.xml (or .nxml) + images          whatever a publisher's export looks like
     package.zip                                         the same inside a zip, as SciELO and others ship
+    PMC7236913.tar.gz                                   PubMed Central's old packages, and any other tar
 
-The hard thing is to trust nothing in it. Zip members are read one by one into memory and never
-extracted; sizes are capped while reading, since a header may lie; an href of the XML is never used as
-a path, it is only compared with the names that the listing holds. So an article cannot reach a file
-outside its own folder.
+The hard thing is to trust nothing in it. Archives are never unpacked (`archives`); sizes are capped while
+reading, since a header may lie; an href of the XML is never used as a path, it is only compared with the
+names that the listing holds. So an article cannot reach a file outside its own folder.
 
 Everything is listed in sorted order, so the same input is always the same sequence. What is passed over
 (a linked folder, a link to nowhere, a zip without an article) becomes a `Problem`, which the corpus counts.
+An archive is listed as one `Package` and looked into when its turn comes, perhaps in another process: so
+are a hundred thousand of them listed at once.
 """
 
 from __future__ import annotations
@@ -22,20 +24,21 @@ import hashlib
 import json
 import os
 import re
-import zipfile
-import zlib
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from llavamed.corpus import archives
+from llavamed.corpus.archives import Archive, SourceError
 from llavamed.errors import InputError
 
-MAX_XML_BYTES = 128 * 2**20
-MAX_IMAGE_BYTES = 512 * 2**20
+# Far above any article. Together with what a parser and a decoder make of them they stay below a gigabyte.
+MAX_XML_BYTES = 64 * 2**20
+MAX_IMAGE_BYTES = 128 * 2**20
+_MAX_METADATA_BYTES = 2 * 2**20
 _CONTENT_HASHED_BYTES = 2**30  # inputs larger than this are fingerprinted by name, size and time alone
 
 _XML = frozenset({".xml", ".nxml"})
@@ -44,19 +47,8 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 _BUCKET_FOLDER = re.compile(r"(PMC\d+)\.(\d+)")
 
 
-class SourceError(InputError):
-    """An article or image that cannot be read. `reason`: "too_large", "unreadable", "zip_damaged",
-    "zip_encrypted"."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 class _Container(Protocol):
-    """A folder or a zip: names relative to it, with `/`, and their bytes."""
-
-    names: list[str]
+    """A folder or an archive: the bytes of a file in it by its name, with `/`."""
 
     def read(self, name: str, limit: int) -> bytes: ...
 
@@ -70,7 +62,7 @@ class Source:
     where: str
     _container: _Container = field(repr=False, compare=False)
     _member: str = field(repr=False, compare=False)
-    _names: _Names = field(repr=False, compare=False)
+    _near: _Near = field(repr=False, compare=False)
 
     def xml(self) -> bytes:
         """Raises SourceError for what is too large or cannot be unpacked."""
@@ -78,20 +70,52 @@ class Source:
 
     def metadata(self) -> dict[str, Any] | None:
         """The JSON object beside the XML (PubMed Central's `license_code`, `is_retracted`...), or None."""
-        name = self._names.beside(self._member, ".json")
+        name = self._near.beside(self._member, ".json")
         if name is None:
             return None
         try:
-            body = json.loads(self._container.read(name, MAX_XML_BYTES))
-        except ValueError:  # not JSON, or not UTF-8
+            body = json.loads(self._container.read(name, _MAX_METADATA_BYTES))
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+            if isinstance(error, SourceError):
+                raise
             return None
         return body if isinstance(body, dict) else None
 
     def image(self, href: str) -> bytes | None:
         """The image that `href` names, with or without its extension and in any case, or None.
         Raises SourceError for one that cannot be read."""
-        name = self._names.image(self._member, href)
+        name = self._near.image(href)
         return None if name is None else self._container.read(name, MAX_IMAGE_BYTES)
+
+
+@dataclass(frozen=True)
+class Package:
+    """An archive, not looked into yet."""
+
+    path: Path
+    where: str
+
+    def open(self) -> tuple[list[Source], list[Problem]]:
+        """The articles in it, and what is wrong with it."""
+        problems: list[Problem] = []
+        try:
+            archive = Archive(self.path)
+        except SourceError as error:
+            return [], [Problem(self.where, error.reason, str(error))]
+        for member in archive.refused:
+            where = f"{self.where}!{_shown(member.name)}"
+            problems.append(Problem(where, member.reason, f"{where}: {_REFUSED[member.reason]}"))
+        if not any(_is_xml(name) for name in archive.names):
+            problems.append(Problem(self.where, "archive_without_article", f"{self.where}: no XML in it"))
+        found = sorted(_articles(archive, archive.names, f"{self.where}!", problems), key=lambda source: source.where)
+        return _newest(found, problems), problems
+
+
+_REFUSED = {
+    "archive_path_out": "a name that leads out of the archive; it is not read",
+    "archive_link": "a link, not a file; it is not followed",
+    "archive_device": "a device or pipe, not a file; it is not opened",
+}
 
 
 @dataclass(frozen=True)
@@ -105,59 +129,44 @@ class Problem:
 
 @dataclass(frozen=True)
 class Listing:
-    """All articles below a path, in order, and what could not be opened at all."""
+    """All articles and archives below a path, in order, and what could not be opened at all."""
 
-    sources: list[Source]
+    entries: list[Source | Package]
     problems: list[Problem]
     fingerprint: str  # of the names and contents (or sizes and times, for large inputs)
 
 
 def scan(path: Path) -> Listing:
-    """List the articles in a folder or a zip file. Raises InputError if there is none."""
-    expected = "expected a folder of JATS articles (.xml or .nxml, images beside them), or of zips that hold such"
+    """List the articles and archives in a folder, or one archive. Raises InputError if there is none."""
+    expected = (
+        "expected a folder of JATS articles (.xml or .nxml, images beside them), or of zips or tars that hold such"
+    )
     if not path.exists():
         raise InputError(f"{path}: no such file or folder; {expected}")
-    if path.is_file() and path.suffix.lower() != ".zip":
-        raise InputError(f"{path}: neither a folder nor a .zip; {expected}")
-    sources: list[Source] = []
+    if path.is_file() and not _is_archive(path.name):
+        raise InputError(f"{path}: neither a folder nor one of {', '.join(archives.SUFFIXES)}; {expected}")
     problems: list[Problem] = []
     if path.is_file():
-        _open_zip(path, path.name, sources, problems)
-        files = [path]
-    else:
-        folder = _Folder(path)
-        problems += folder.problems
-        sources += _articles(folder, "", problems)
-        for name in folder.names:
-            if name.lower().endswith(".zip"):
-                _open_zip(path / name, name, sources, problems)
-        files = [path / name for name in folder.names]
-    sources.sort(key=lambda source: source.where)
-    sources = _newest(sources, problems)
-    if not sources and not problems:
+        return Listing([Package(path, _shown(path.name))], problems, _fingerprint(path, [path]))
+    folder = _Folder(path)
+    names = folder.list(problems)
+    found = sorted(_articles(folder, names, "", problems), key=lambda source: source.where)
+    entries: list[Source | Package] = [*_newest(found, problems)]
+    entries += [Package(path / name, _shown(name)) for name in names if _is_archive(name)]
+    entries.sort(key=lambda entry: entry.where)
+    if not entries and not problems:
         raise InputError(f"{path}: no article in it; {expected}")
-    return Listing(sources, problems, _fingerprint(path, files))
+    return Listing(entries, problems, _fingerprint(path, [path / name for name in names]))
 
 
-def _open_zip(path: Path, where: str, sources: list[Source], problems: list[Problem]) -> None:
-    try:
-        container = _Zip(path)
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        problems.append(Problem(_shown(where), "zip_damaged", f"{_shown(where)}: not a readable zip ({error})"))
-        return
-    if not any(_is_xml(name) for name in container.names):
-        problems.append(Problem(_shown(where), "zip_without_article", f"{_shown(where)}: no XML in it"))
-    sources += _articles(container, f"{where}!", problems)
-
-
-def _articles(container: _Container, prefix: str, problems: list[Problem]) -> Iterator[Source]:
-    names = _Names(container.names)
-    files = [(member, PurePosixPath(member)) for member in container.names if _is_xml(member)]
+def _articles(container: _Container, names: list[str], prefix: str, problems: list[Problem]) -> Iterator[Source]:
+    near = _neighbourhoods(names)
+    files = [(member, PurePosixPath(member)) for member in names if _is_xml(member)]
     complete = {at.parent for _, at in files if at.stem == at.parent.name}
     strays: dict[PurePosixPath, list[str]] = defaultdict(list)  # bucket folder without its article -> its XML files
     for member, at in files:
         if _BUCKET_FOLDER.fullmatch(at.parent.name) is None or at.stem == at.parent.name:
-            yield Source(_shown(at.stem), _shown(prefix + member), container, member, names)
+            yield Source(_shown(at.stem), _shown(prefix + member), container, member, near[str(at.parent)])
         elif at.parent not in complete:  # else a supplementary file of that article
             strays[at.parent].append(at.name)
     for folder, found in strays.items():
@@ -184,45 +193,54 @@ def _newest(sources: list[Source], problems: list[Problem]) -> list[Source]:
     return kept
 
 
-class _Names:
-    """Finds files by name without ever making a path from an href."""
+class _Near:
+    """The files that an article may name, found without ever making a path from an href: those in its folder, then
+    those in each folder below that is no other article's. Shared by the articles of a folder, light to send away."""
 
-    def __init__(self, names: list[str]) -> None:
-        self._in_folder: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-        self._with_xml = set()
-        for name in names:
-            at = PurePosixPath(name)
-            folder = str(at.parent)
-            if _is_xml(name):
-                self._with_xml.add(folder)
-            self._in_folder[folder][at.stem.lower()].append(name)
-        self._folders = sorted(self._in_folder)
-        self._below: dict[str, list[str]] = {}
+    def __init__(self, folders: list[list[str]]) -> None:
+        self._folders = folders
+        self._indexes: list[dict[str, list[str]]] | None = None
+
+    def __getstate__(self) -> list[list[str]]:
+        return self._folders
+
+    def __setstate__(self, folders: list[list[str]]) -> None:
+        self.__init__(folders)  # type: ignore[misc]
+
+    def _indexed(self) -> list[dict[str, list[str]]]:
+        if self._indexes is None:
+            self._indexes = [by_stem(names) for names in self._folders]
+        return self._indexes
 
     def beside(self, member: str, suffix: str) -> str | None:
-        at = PurePosixPath(member)
-        candidates = self._in_folder[str(at.parent)].get(at.stem.lower(), [])
+        candidates = self._indexed()[0].get(PurePosixPath(member).stem.lower(), [])
         return next((name for name in candidates if name.lower().endswith(suffix)), None)
 
-    def image(self, member: str, href: str) -> str | None:
-        """The best image for an href in the article's folder, or in one below that is no other article's."""
-        for folder in self._near(str(PurePosixPath(member).parent)):
-            if found := best_image(self._in_folder[folder], href):
-                return found
-        return None
+    def image(self, href: str) -> str | None:
+        return next(filter(None, (best_image(index, href) for index in self._indexed())), None)
 
-    def _near(self, folder: str) -> list[str]:
-        if folder not in self._below:
-            prefix = "" if folder == "." else f"{folder}/"
-            found = [folder]
-            for at in range(bisect_left(self._folders, prefix), len(self._folders)):
-                below = self._folders[at]
-                if not below.startswith(prefix):
-                    break
-                if below != folder and below not in self._with_xml:
-                    found.append(below)
-            self._below[folder] = found
-        return self._below[folder]
+
+def _neighbourhoods(names: list[str]) -> dict[str, _Near]:
+    """For each folder that holds an article: what the articles in it may name."""
+    in_folder: dict[str, list[str]] = defaultdict(list)
+    with_xml = set()
+    for name in names:
+        folder = str(PurePosixPath(name).parent)
+        in_folder[folder].append(name)
+        if _is_xml(name):
+            with_xml.add(folder)
+    folders = sorted(in_folder)
+    near = {}
+    for folder in with_xml:
+        found = [in_folder[folder]]
+        prefix = "" if folder == "." else f"{folder}/"
+        for at in range(bisect_left(folders, prefix), len(folders)):
+            if not folders[at].startswith(prefix):
+                break
+            if folders[at] not in with_xml:
+                found.append(in_folder[folders[at]])
+        near[folder] = _Near(found)
+    return near
 
 
 def by_stem(names: Iterable[str]) -> dict[str, list[str]]:
@@ -243,80 +261,50 @@ def best_image(names: Mapping[str, list[str]], href: str) -> str | None:
     return min(found, key=lambda n: (_IMAGES.index(PurePosixPath(n).suffix.lower()), n), default=None)
 
 
+@dataclass(frozen=True)
 class _Folder:
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self.problems: list[Problem] = []
-        self._inside = root.resolve()
+    root: Path
+
+    def list(self, problems: list[Problem]) -> list[str]:
+        """All files in it, sorted, with `/`; what is passed over becomes a problem."""
+        inside = self.root.resolve()
+
+        def pass_over(path: Path, reason: str, message: str) -> None:
+            where = _shown(path.relative_to(self.root).as_posix())
+            problems.append(Problem(where, reason, f"{where}: {message}"))
+
+        def unreadable(error: OSError) -> None:
+            pass_over(Path(error.filename), "unreadable", f"{error.strerror}; check its permissions")
+
         found = []
-        for folder, folders, files in os.walk(root, onerror=self._unreadable):
+        for folder, folders, files in os.walk(self.root, onerror=unreadable):
             folders[:] = sorted(name for name in folders if not _hidden(name))
             for name in folders:
                 if (at := Path(folder) / name).is_symlink():  # never entered: it may lead out, or round in a circle
-                    self._pass_over(at, "linked_folder", "a link to a folder; put the folder itself there")
+                    pass_over(at, "linked_folder", "a link to a folder; put the folder itself there")
             for name in sorted(files):
-                if not _hidden(name) and self._is_readable(Path(folder) / name):
-                    found.append((Path(folder) / name).relative_to(root).as_posix())
-        self.names = sorted(found)
-
-    def _is_readable(self, file: Path) -> bool:
-        if not file.is_file():
-            self._pass_over(file, "no_file", "a link to nothing, or no regular file; put the file itself there")
-        elif file.is_symlink() and not file.resolve().is_relative_to(self._inside):
-            self._pass_over(file, "link_leads_out", "a link out of the folder; put the file itself there")
-        else:
-            return True
-        return False
-
-    def _unreadable(self, error: OSError) -> None:
-        self._pass_over(Path(error.filename), "unreadable", f"{error.strerror}; check its permissions")
-
-    def _pass_over(self, path: Path, reason: str, message: str) -> None:
-        where = _shown(path.relative_to(self._root).as_posix())
-        self.problems.append(Problem(where, reason, f"{where}: {message}"))
+                file = Path(folder) / name
+                if _hidden(name):
+                    continue
+                if not file.is_file():
+                    pass_over(file, "no_file", "a link to nothing, or no regular file; put the file itself there")
+                elif file.is_symlink() and not file.resolve().is_relative_to(inside):
+                    pass_over(file, "link_leads_out", "a link out of the folder; put the file itself there")
+                else:
+                    found.append(file.relative_to(self.root).as_posix())
+        return sorted(found)
 
     def read(self, name: str, limit: int) -> bytes:
         try:
-            with (self._root / name).open("rb") as data:
-                return _capped(data.read(limit + 1), name, limit)
+            with (self.root / name).open("rb") as data:
+                return archives.capped(data.read(limit + 1), name, limit)
         except OSError as error:
-            where = _shown(str(self._root / name))
+            where = _shown(str(self.root / name))
             raise SourceError(f"{where}: {error.strerror}; check its permissions", "unreadable") from None
 
 
-class _Zip:
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._changed_ns = path.stat().st_mtime_ns
-        with zipfile.ZipFile(path) as archive:
-            self.names = sorted({i.filename for i in archive.infolist() if not i.is_dir() and _safe(i.filename)})
-
-    def read(self, name: str, limit: int) -> bytes:
-        try:
-            with _opened(self._path, self._changed_ns).open(name) as data:
-                return _capped(data.read(limit + 1), name, limit)
-        except RuntimeError as error:  # what zipfile raises for an encrypted member
-            raise SourceError(f"{self._path}!{name}: {error}; unpack it first", "zip_encrypted") from None
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
-            raise SourceError(f"{self._path}!{name}: {error}; fetch the zip again", "zip_damaged") from None
-
-
-@lru_cache(maxsize=1)
-def _opened(path: Path, _: int) -> zipfile.ZipFile:
-    """The zip in use, and no other: thousands open at once are more than a process may hold, and one opened anew for
-    each member has its whole table of contents read each time."""
-    return zipfile.ZipFile(path)
-
-
-def _capped(data: bytes, name: str, limit: int) -> bytes:
-    if len(data) > limit:
-        raise SourceError(f"{name}: more than {limit // 2**20} MiB; leave it out", "too_large")
-    return data
-
-
-def _safe(name: str) -> bool:
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    return bool(parts) and ".." not in parts and parts[0] != "/" and not any(_hidden(part) for part in parts)
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith(archives.SUFFIXES)
 
 
 def _is_xml(name: str) -> bool:

@@ -65,13 +65,15 @@ def make_key(article: str, figure: str, taken: set[str]) -> str:
     return key
 
 
-def as_stored(data: bytes, image: Image.Image) -> tuple[str, bytes]:
-    """(extension, bytes) of a picture in a shard: the bytes it came with, or PNG made from the decoded `image`."""
+def as_stored(data: bytes, image: Image.Image | None) -> tuple[str, bytes]:
+    """(extension, bytes) of a picture in a shard: the bytes it came with, or PNG made from the decoded `image`, which
+    is needed for formats that browsers do not show."""
     for magic, extension in _KEPT:
         if data.startswith(magic):
             return extension, data
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp", data
+    assert image is not None, "only a JPEG is not decoded, and it is kept"
     out = io.BytesIO()
     image.save(out, format="PNG")
     return "png", out.getvalue()

@@ -12,9 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from llavamed.imaging.thumbnail import of_image
+from llavamed.imaging.thumbnail import thumbnail
 from llavamed.manifest import Manifest, write_atomic
 from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
@@ -46,6 +44,7 @@ _MEANING = {
     "xml_too_large": "the XML would fill the memory",
     "xml_bomb": "the XML unfolds to a multiple of its size",
     "xml_too_deep": "nested deeper than any article",
+    "mentions_bomb": "citations that would write one paragraph thousands of times",
     "xml_oversized": "one text, name or attribute of millions of characters",
     "retracted": "the metadata says it is retracted",
     "superseded": "a later version of the article is here",
@@ -55,9 +54,14 @@ _MEANING = {
     "link_leads_out": "a link to a file outside the articles",
     "linked_folder": "a link to a folder: it is not entered",
     "bucket_without_article": "no XML in the folder bears the folder's name",
-    "zip_without_article": "a zip without any XML",
-    "zip_damaged": "the zip, or this file in it, is damaged",
-    "zip_encrypted": "the zip is encrypted",
+    "archive_without_article": "a zip or tar without any XML",
+    "archive_damaged": "the archive, or this file in it, is damaged",
+    "archive_encrypted": "the archive is encrypted",
+    "archive_bomb": "an archive that unfolds to a multiple of its size",
+    "archive_too_many_files": "an archive of more files than any article has",
+    "archive_path_out": "a name in an archive that leads out of it",
+    "archive_link": "a link in an archive",
+    "archive_device": "a device or pipe in an archive",
     "licence_unknown": "no licence that is recognised",
     "licence_excluded": "the recipe's policy does not permit its licence",
     "caption_too_short": "fewer words than corpus.min_caption_words",
@@ -69,8 +73,11 @@ _MEANING = {
     "image_too_many_pixels": "more pixels than corpus.max_pixels",
     "image_too_large": "the file is too large to be an image",
     "image_unreadable": "the image file cannot be opened",
-    "image_zip_damaged": "the image is damaged in its zip",
-    "image_zip_encrypted": "the zip is encrypted",
+    "image_archive_damaged": "the image is damaged in its archive",
+    "image_archive_encrypted": "the archive is encrypted",
+    "image_archive_bomb": "the archive unfolds to a multiple of its size",
+    "image_polyglot": "an image that is a document, an archive or a script as well",
+    "image_too_many_scans": "a JPEG made of hundreds of passes",
     "not_an_image": "no JPEG, PNG, WEBP, TIFF, BMP or GIF",
     "too_small": "the short side is under corpus.min_side",
     "too_elongated": "the sides' ratio is over corpus.max_aspect",
@@ -106,12 +113,12 @@ class Summary:
         self.licences[pair.licence] += 1
         self._credits.setdefault(pair.article, pair)
 
-    def show(self, pair: Pair, image: Image.Image | None) -> None:
+    def show(self, pair: Pair, image: bytes | None) -> None:
         """Take the pair into the page's sample if its hash is among the smallest."""
         rank = (image is None, hashlib.sha256(pair.key.encode()).hexdigest())
         if len(self._samples) == _SAMPLES and rank > self._samples[-1][:2]:
             return
-        self._samples.append((*rank, pair, of_image(image) if image is not None else ""))
+        self._samples.append((*rank, pair, thumbnail(image) if image is not None else ""))
         self._samples.sort(key=lambda sample: sample[:2])
         del self._samples[_SAMPLES:]
 

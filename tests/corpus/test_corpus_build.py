@@ -92,7 +92,7 @@ def mixed(tmp_path: Path) -> Path:
 def test_every_figure_and_article_is_accounted_for_by_reason(mixed: Path, tmp_path: Path) -> None:
     result = build(mixed, tmp_path / "out")
     assert result.funnel == {
-        "article_not_jats": 1, "article_not_xml": 1, "article_retracted": 1, "article_zip_damaged": 1,
+        "article_not_jats": 1, "article_not_xml": 1, "article_retracted": 1, "article_archive_damaged": 1,
         "caption_too_short": 1, "image_missing": 1, "image_truncated": 1, "licence_excluded": 1, "licence_unknown": 1,
         "near_constant": 1, "no_graphic": 1, "not_an_image": 1, "too_elongated": 1, "too_small": 1,
     }  # fmt: skip
@@ -101,8 +101,8 @@ def test_every_figure_and_article_is_accounted_for_by_reason(mixed: Path, tmp_pa
     assert result.counts["figures"] == result.counts["figure_images"] == result.counts["mentions"] == 12
     assert result.counts["pairs"] == 2
     assert [row["reason"] for row in result.extra["articles_left_out"]] == [
-        "zip_damaged",
         "retracted",
+        "archive_damaged",
         "not_jats",
         "not_xml",
     ]

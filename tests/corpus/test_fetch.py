@@ -111,7 +111,7 @@ def test_only_what_figures_name_is_asked_for_and_the_build_reads_it(server: Any,
         f"PMC{FIRST + 3}.2/PMC{FIRST + 3}.2-g1.jpg", f"PMC{FIRST + 3}.2/PMC{FIRST + 3}.2-g2.jpg",
     }  # fmt: skip
     found = sources.scan(tmp_path / "out")
-    assert [source.name for source in found.sources] == [f"PMC{FIRST}.1", f"PMC{FIRST + 3}.2"]
+    assert [entry.name for entry in found.entries] == [f"PMC{FIRST}.1", f"PMC{FIRST + 3}.2"]
     assert found.problems == []
     result = build(tmp_path / "out", tmp_path / "corpus")
     assert result.funnel == {"not_an_image": 3}  # the bucket's images are noise

@@ -291,9 +291,21 @@ def test_citations_lie_where_they_stand_whatever_white_space_is_around_and_in_th
 
 def test_a_paragraph_of_very_many_citations_is_read_in_one_pass() -> None:
     began = time.process_time()
-    found = article("<p>" + f"Cells grew {xref(1)}. " * 10_000 + f"</p>{fig(1)}")
-    assert len(found.figures[0].mentions) == 10_000
+    found = article("<p>" + f"Cells grew {xref(1)}. " * 1_000 + f"</p>{fig(1)}")
+    assert len(found.figures[0].mentions) == 1_000
+    with pytest.raises(ArticleError, match="50,000,000") as caught:  # the paragraph, ten thousand times
+        article("<p>" + f"Cells grew {xref(1)}. " * 10_000 + f"</p>{fig(1)}")
+    assert caught.value.reason == "mentions_bomb"
     assert time.process_time() - began < 4  # half a minute if each citation is placed from the beginning
+
+
+def test_one_link_to_very_many_figures_is_refused() -> None:
+    rids = " ".join(f"f{n}" for n in range(3000))
+    figures = "".join(f"<fig id='f{n}'/>" for n in range(3000))
+    text = "".join(f"<p>{'word ' * 100}<xref ref-type='fig' rid='{rids}'>Figs.</xref></p>" for _ in range(40))
+    with pytest.raises(ArticleError) as caught:
+        article(text + figures)
+    assert caught.value.reason == "mentions_bomb"
 
 
 # --- licence ---------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llavamed.corpus import sources
-from llavamed.corpus.sources import SourceError, scan
+from llavamed.corpus.archives import SourceError
+from llavamed.corpus.sources import Listing, Package, Problem, Source, scan
 from llavamed.errors import InputError
 
 
@@ -19,6 +20,17 @@ def put(root: Path, files: dict[str, bytes]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     return root
+
+
+def opened(listing: Listing) -> tuple[list[Source], list[Problem]]:
+    """All articles, the archives' too, and all problems."""
+    found: list[Source] = []
+    problems = list(listing.problems)
+    for entry in listing.entries:
+        inside, wrong = entry.open() if isinstance(entry, Package) else ([entry], [])
+        found += inside
+        problems += wrong
+    return found, problems
 
 
 def put_zip(path: Path, files: dict[str, bytes]) -> Path:
@@ -33,15 +45,17 @@ def test_bucket_layout_with_metadata_and_only_the_latest_version(tmp_path: Path)
     files = {f"PMC7.{v}/PMC7.{v}.{kind}": b"{}" for v in (1, 2, 10) for kind in ("xml", "json")}
     files["PMC7.10/supplement.xml"] = b"<x/>"
     files["PMC7.10/PMC7.10.json"] = json.dumps({"license_code": "CC BY"}).encode()
-    found = scan(put(tmp_path, files))
-    assert [s.name for s in found.sources] == ["PMC7.10"]
-    assert found.sources[0].metadata() == {"license_code": "CC BY"}
-    assert [p.reason for p in found.problems] == ["superseded", "superseded"]
+    articles, problems = opened(scan(put(tmp_path, files)))
+    assert [s.name for s in articles] == ["PMC7.10"]
+    assert articles[0].metadata() == {"license_code": "CC BY"}
+    assert [p.reason for p in problems] == ["superseded", "superseded"]
 
 
 def test_metadata_that_is_damaged_or_absent_is_none(tmp_path: Path) -> None:
-    found = scan(put(tmp_path, {"a.xml": b"", "b.xml": b"", "b.json": b"{", "c.nxml": b"", "c.json": b"[1]"}))
-    assert [s.metadata() for s in found.sources] == [None, None, None]
+    files = {"a.xml": b"", "b.xml": b"", "b.json": b"{", "c.nxml": b"", "c.json": b"[1]"}
+    files |= {"d.xml": b"", "d.json": b"[" * 100_000}
+    found, _ = opened(scan(put(tmp_path, files)))
+    assert [s.metadata() for s in found] == [None, None, None, None]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +77,7 @@ def test_an_image_is_found_by_its_stem(tmp_path: Path, href: str, found: bytes |
             "a/b/article.xml": b"", "a/b/other.jpg": b"another article's",
         },
     )  # fmt: skip
-    source = next(s for s in scan(root).sources if s.where == "a/article.xml")
+    source = next(s for s in opened(scan(root))[0] if s.where == "a/article.xml")
     assert source.image(href) == found
 
 
@@ -71,8 +85,8 @@ def test_zips_are_read_in_place_beside_folders_and_alone(tmp_path: Path) -> None
     put(tmp_path, {"in/one.xml": b"<a/>", "in/one.jpg": b"1"})
     package = {"sub/two.xml": b"<b/>", "sub/two.jpg": b"2", "__MACOSX/sub/._two.xml": b"junk", "sub/._x.xml": b"junk"}
     path = put_zip(tmp_path / "in/packages/p.zip", package)
-    assert [s.where for s in scan(tmp_path / "in").sources] == ["one.xml", "packages/p.zip!sub/two.xml"]
-    alone = scan(path).sources
+    assert [s.where for s in opened(scan(tmp_path / "in"))[0]] == ["one.xml", "packages/p.zip!sub/two.xml"]
+    alone, _ = opened(scan(path))
     assert [(s.name, s.xml(), s.image("two")) for s in alone] == [("two", b"<b/>", b"2")]
     assert sorted(p.name for p in (tmp_path / "in/packages").iterdir()) == ["p.zip"]
 
@@ -80,7 +94,9 @@ def test_zips_are_read_in_place_beside_folders_and_alone(tmp_path: Path) -> None
 def test_zip_members_that_lead_out_are_ignored(tmp_path: Path) -> None:
     names = ["../evil.xml", "/abs.xml", "a/../../b.xml", "..\\win.xml", "good.xml"]
     found = scan(put_zip(tmp_path / "p.zip", dict.fromkeys(names, b"<a/>")))
-    assert [s.name for s in found.sources] == ["good"]
+    articles, problems = opened(found)
+    assert [s.name for s in articles] == ["good"]
+    assert [p.reason for p in problems] == ["archive_path_out"] * 4
 
 
 def test_a_zip_member_is_cut_off_at_the_cap_whatever_its_header_says(
@@ -91,7 +107,7 @@ def test_a_zip_member_is_cut_off_at_the_cap_whatever_its_header_says(
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.xml", b"0" * 10_000_000)
     with pytest.raises(SourceError) as caught:
-        scan(path).sources[0].xml()
+        opened(scan(path))[0][0].xml()
     assert caught.value.reason == "too_large"
 
 
@@ -99,18 +115,18 @@ def test_a_damaged_zip_is_a_problem_and_a_damaged_member_an_error(tmp_path: Path
     put(tmp_path, {"a.xml": b"", "broken.zip": b"PK not a zip"})
     path = put_zip(tmp_path / "member.zip", {"b.xml": b"<b>" + b"x" * 100})
     path.write_bytes(path.read_bytes().replace(b"xxx", b"yyy"))
-    found = scan(tmp_path)
-    assert [p.reason for p in found.problems] == ["zip_damaged"]
+    found, problems = opened(scan(tmp_path))
+    assert [p.reason for p in problems] == ["archive_damaged"]
     with pytest.raises(SourceError) as caught:
-        found.sources[1].xml()
-    assert caught.value.reason == "zip_damaged"
+        found[1].xml()
+    assert caught.value.reason == "archive_damaged"
 
 
 def test_a_link_that_leads_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     put(tmp_path, {"secret.jpg": b"secret", "in/a.xml": b"", "in/real.jpg": b"real"})
     os.symlink(tmp_path / "secret.jpg", tmp_path / "in/outside.jpg")
     os.symlink(tmp_path / "in/real.jpg", tmp_path / "in/inside.jpg")
-    source = scan(tmp_path / "in").sources[0]
+    source = opened(scan(tmp_path / "in"))[0][0]
     assert source.image("outside") is None
     assert source.image("inside") == b"real"
 
@@ -124,19 +140,19 @@ def test_what_is_passed_over_is_a_problem_with_its_reason(tmp_path: Path) -> Non
     os.symlink(tmp_path / "out/secret.xml", tmp_path / "in/outside.xml")
     os.symlink(tmp_path / "out", tmp_path / "in/folder")
     os.mkfifo(tmp_path / "in/pipe.xml")
-    found = scan(tmp_path / "in")
-    assert [s.where for s in found.sources] == ["a.xml"]
-    assert {p.where: p.reason for p in found.problems} == {
+    found, problems = opened(scan(tmp_path / "in"))
+    assert [s.where for s in found] == ["a.xml"]
+    assert {p.where: p.reason for p in problems} == {
         "dangling.xml": "no_file", "circle.xml": "no_file", "pipe.xml": "no_file", "outside.xml": "link_leads_out",
-        "folder": "linked_folder", "tables.zip": "zip_without_article", "PMC5.1": "bucket_without_article",
+        "folder": "linked_folder", "tables.zip": "archive_without_article", "PMC5.1": "bucket_without_article",
         "bucket.zip!PMC6.2": "bucket_without_article",
     }  # fmt: skip
-    assert all(p.message.startswith(p.where) for p in found.problems)
+    assert all(p.message.startswith(p.where) for p in problems)
 
 
 def test_names_that_are_not_utf8_are_read_and_can_be_written_down(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.xml")).write_bytes(b"<a/>")
-    source = scan(tmp_path).sources[0]
+    source = opened(scan(tmp_path))[0][0]
     assert source.xml() == b"<a/>"
     assert source.where.encode() == "caf\ufffd.xml".encode()
 
@@ -144,18 +160,18 @@ def test_names_that_are_not_utf8_are_read_and_can_be_written_down(tmp_path: Path
 def test_many_zips_need_few_open_files(tmp_path: Path) -> None:
     for number in range(30):
         put_zip(tmp_path / f"{number:02d}.zip", {"a.xml": b"<a/>", "a.jpg": b"%d" % number})
-    found = scan(tmp_path).sources
+    found, _ = opened(scan(tmp_path))
     before = len(os.listdir("/proc/self/fd"))
     assert [(s.xml(), s.image("a")) for s in found] == [(b"<a/>", b"%d" % n) for n in range(30)]
     assert len(os.listdir("/proc/self/fd")) <= before + 1
 
 
 def test_a_zip_that_vanished_is_an_error_of_its_articles(tmp_path: Path) -> None:
-    source = scan(put_zip(tmp_path / "p.zip", {"a.xml": b"<a/>"})).sources[0]
+    source = opened(scan(put_zip(tmp_path / "p.zip", {"a.xml": b"<a/>"})))[0][0]
     (tmp_path / "p.zip").unlink()
     with pytest.raises(SourceError) as caught:
         source.xml()
-    assert caught.value.reason == "zip_damaged"
+    assert caught.value.reason == "archive_damaged"
 
 
 def test_only_folders_below_are_near_and_not_those_whose_names_begin_alike(tmp_path: Path) -> None:
@@ -168,7 +184,7 @@ def test_only_folders_below_are_near_and_not_those_whose_names_begin_alike(tmp_p
         "ab/five.jpg",
         "b/six.jpg",
     ]
-    source = scan(put(tmp_path, dict.fromkeys(files, b"yes"))).sources[0]
+    source = opened(scan(put(tmp_path, dict.fromkeys(files, b"yes"))))[0][0]
     hrefs = ("one", "two", "three", "four", "five", "six")
     assert [source.image(href) for href in hrefs] == [b"yes", b"yes", None, None, None, None]
 
@@ -183,7 +199,7 @@ def test_a_missing_path_and_a_wrong_file_are_input_errors(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="no such file or folder"):
         scan(tmp_path / "absent")
     put(tmp_path, {"a.pdf": b""})
-    with pytest.raises(InputError, match=r"neither a folder nor a \.zip"):
+    with pytest.raises(InputError, match=r"neither a folder nor one of \.zip"):
         scan(tmp_path / "a.pdf")
 
 
@@ -199,7 +215,7 @@ def test_the_fingerprint_changes_with_content_and_name_and_not_with_time(tmp_pat
 
 
 def test_real_packages_list_their_six_articles_and_find_their_images(shared_data: Path) -> None:
-    found = scan(shared_data / "jats_packages").sources
+    found, _ = opened(scan(shared_data / "jats_packages"))
     assert len(found) == 6
     by_name = {s.name: s for s in found}
     assert by_name["2236-8906-hoehnea-49-e1112020"].image("2236-8906-hoehnea-49-e1112020-gf1.jpg")

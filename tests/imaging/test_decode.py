@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from llavamed.errors import InputError
-from llavamed.imaging.decode import ImageError, decode, read
+from llavamed.imaging.decode import ImageError, decode, glance, read
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -153,6 +154,77 @@ def test_damage_at_any_byte_is_an_image_or_an_image_error() -> None:
                 assert decode(bytes(broken), max_pixels=1_000_000).mode == "RGB"
             except ImageError as error:
                 assert error.reason  # noqa: PT017
+
+
+# --- a glance --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "P", "RGBA", "I;16"])
+def test_a_glance_says_what_the_whole_picture_says(kind: str, mode: str) -> None:
+    smooth = np.add.outer(np.linspace(0, 127, 300), np.linspace(0, 128, 400)).astype(np.uint8)
+    image = Image.fromarray(smooth.astype(np.uint16) * 200) if mode == "I;16" else Image.fromarray(smooth).convert(mode)
+    try:
+        data = encoded(image, kind)
+    except (OSError, ValueError):
+        pytest.skip(f"{kind} has no {mode}")
+    seen, full = glance(data), decode(data)
+    assert (seen.width, seen.height) == full.size == (400, 300)
+    assert seen.grey.mode == "L"
+    assert min(seen.grey.size) >= 64
+    assert (seen.full is None) == (kind == "JPEG")
+    expected = np.asarray(full.convert("L").resize(seen.grey.size, Image.Resampling.BOX), np.float64)
+    assert np.abs(np.asarray(seen.grey, np.float64) - expected).mean() < (6 if kind == "GIF" else 3)  # a GIF's palette
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_a_glance_at_a_turned_photograph_is_upright(turned: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    slope = np.add.outer(np.linspace(0, 200, 290), np.linspace(0, 50, 300)).astype(np.uint8)
+    data = encoded(Image.fromarray(slope), "JPEG", exif=exif)
+    seen, full = glance(data), decode(data)
+    assert (seen.width, seen.height) == full.size
+    small = full.convert("L").resize(seen.grey.size, Image.Resampling.BOX)
+    assert np.corrcoef(np.asarray(small).ravel(), np.asarray(seen.grey).ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.9])
+def test_a_glance_refuses_what_decoding_refuses(kind: str, kept: float) -> None:
+    data = encoded(noise(500, 400), kind)
+    cut = data[: int(len(data) * kept)]
+    with pytest.raises(ImageError) as thorough:
+        decode(cut)
+    with pytest.raises(ImageError) as quick:
+        glance(cut)
+    assert quick.value.reason == thorough.value.reason
+
+
+def test_only_the_first_page_of_a_tiff_is_read() -> None:
+    pages = [Image.new("RGB", (9, 7), RED), Image.new("RGB", (20, 20), WHITE)]
+    data = encoded(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    assert decode(data).size == (9, 7)
+    assert (glance(data).width, glance(data).height) == (9, 7)
+
+
+def test_a_jpeg_of_hundreds_of_scans_is_refused() -> None:
+    data = encoded(noise(), "JPEG")
+    with pytest.raises(ImageError) as caught:
+        decode(data[:-2] + b"\xff\xda\x00" * 1000 + data[-2:])
+    assert caught.value.reason == "too_many_scans"
+
+
+def test_a_deep_picture_takes_a_few_times_its_size() -> None:
+    image = Image.fromarray(np.arange(4_000_000, dtype=np.int32).reshape(2000, 2000))
+    data = encoded(image, "TIFF")
+    tracemalloc.start()
+    shown = decode(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 45_000_000  # numpy's part: the values, as they come from Pillow, and a strip; in 64 bits it was 130
+    assert shown.getpixel((0, 0)) == (0, 0, 0)
+    assert shown.getpixel((1999, 1999)) == WHITE
 
 
 def test_read_names_a_missing_file(tmp_path: Path) -> None:
