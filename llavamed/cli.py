@@ -173,9 +173,16 @@ def instruct_generate(
 
 @instruct_app.command("import")
 def instruct_import(
-    source: Annotated[Path, typer.Argument(help="A LLaVA .json, our .jsonl, or a benchmark's folder.")],
+    source: Annotated[Path, typer.Argument(help="A LLaVA .json, a .jsonl of messages, a table, a benchmark's folder.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
-    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, phantom")],
+    fmt: Annotated[
+        str,
+        typer.Option("--format", help="llava; llavamed (messages); table (.json, .csv, .tsv); vqa-rad, slake, phantom"),
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder or corpus that must hold every image.")] = None,
+    columns: Annotated[
+        str, typer.Option(help="What a table calls them: image=scan,question=q,answer=a,id=n,conversation=talk")
+    ] = "",
     split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
     as_json: Json = False,
 ) -> None:
@@ -186,16 +193,34 @@ def instruct_import(
 
     if out.is_dir():
         raise InputError(f"{out}: a folder; give the .jsonl file to write")
-    images = ""
-    if fmt in ("llava", "llavamed"):
-        conversations = formats.import_file(source, fmt)
+    if fmt in formats.FORMATS:
+        pairs = (part.partition("=") for part in columns.split(",") if part)
+        conversations = formats.import_file(source, fmt, images, {name.strip(): of.strip() for name, _, of in pairs})
     else:
         benchmark = benchmarks.load(fmt, source, split)
         conversations = list(formats.from_questions(benchmark.questions))
-        images = str(benchmark.images)
+        images = benchmark.images
     out.parent.mkdir(parents=True, exist_ok=True)
-    row = [str(out), write_jsonl(out, conversations), images]
+    row = [str(out), write_jsonl(out, conversations), str(images or "")]
     _table(["file", "conversations", "images"], [row], as_json)
+
+
+@instruct_app.command("export")
+def instruct_export(
+    data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    fmt: Annotated[
+        str,
+        typer.Option("--format", help="llava; strings (<image> in the text, as ms-swift has it); llavamed (TRL)"),
+    ] = "llava",
+    images: Annotated[Path | None, typer.Option(help="Write the images as files into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write conversations for other trainers."""
+    from llavamed.instruct.export import export
+
+    count, files = export(data, out, fmt, images)
+    _table(["file", "conversations", "images written"], [[str(out), count, files]], as_json)
 
 
 @instruct_app.command("show")
