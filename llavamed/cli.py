@@ -226,13 +226,30 @@ def instruct_export(
 @instruct_app.command("show")
 def instruct_show(
     data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
+    key: Annotated[str | None, typer.Option(help="Only the one with this id, or about this pair.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 3,
+    pictures: Annotated[
+        str,
+        typer.Option("--images", help="kitty, sixel or none; auto asks the environment, in doubt it prints paths"),
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Print conversations beside the text they were made from."""
-    from llavamed.instruct.show import show
+    """Print conversations beside their image and the text they were made from."""
+    from llavamed.imaging.decode import decode
+    from llavamed.instruct import terminal
+    from llavamed.instruct.show import images, show
 
-    _rows(show(data, limit=limit), as_json)
+    if pictures not in ("auto", "kitty", "sixel", "none"):
+        raise InputError(f"--images {pictures}: give auto, kitty, sixel or none")
+    how = terminal.protocol(is_terminal=sys.stdout.isatty()) if pictures == "auto" else pictures
+    rows, image = show(data, limit, key), images(data)
+    if as_json or how == "none" or image is None:
+        _rows(rows, as_json)
+        return
+    for row in rows:
+        for name in filter(None, row["images"].split(", ")):
+            print(terminal.encode(decode(image(name), name), how))  # type: ignore[arg-type]
+        _rows([row], False)
 
 
 @app.command()
