@@ -222,9 +222,16 @@ def instruct_generate(
 
 @instruct_app.command("import")
 def instruct_import(
-    source: Annotated[Path, typer.Argument(help="A LLaVA .json, our .jsonl, or a benchmark's folder.")],
+    source: Annotated[Path, typer.Argument(help="A LLaVA .json, a .jsonl of messages, a table, a benchmark's folder.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
-    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, ...")],
+    fmt: Annotated[
+        str,
+        typer.Option("--format", help="llava; llavamed (messages); table (.json, .csv, .tsv); a benchmark"),
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder or corpus that must hold every image.")] = None,
+    columns: Annotated[
+        str, typer.Option(help="What a table calls them: image=scan,question=q,answer=a,id=n,conversation=talk")
+    ] = "",
     split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
     as_json: Json = False,
 ) -> None:
@@ -235,9 +242,9 @@ def instruct_import(
 
     if out.is_dir():
         raise InputError(f"{out}: a folder; give the .jsonl file to write")
-    images = ""
-    if fmt in ("llava", "llavamed"):
-        conversations = formats.import_file(source, fmt)
+    if fmt in formats.FORMATS:
+        pairs = (part.partition("=") for part in columns.split(",") if part)
+        conversations = formats.import_file(source, fmt, images, {name.strip(): of.strip() for name, _, of in pairs})
     else:
         benchmark = benchmarks.load(fmt, source, split)
         benchmark.require_questions()
@@ -246,22 +253,57 @@ def instruct_import(
                 f"{source}: the images of {benchmark.name} are inside its files; training reads loose ones"
             )
         conversations = list(formats.from_questions(benchmark.questions, benchmark.ask))
-        images = str(benchmark.images)
+        images = benchmark.images
     out.parent.mkdir(parents=True, exist_ok=True)
-    row = [str(out), write_jsonl(out, conversations), images]
+    row = [str(out), write_jsonl(out, conversations), str(images or "")]
     _table(["file", "conversations", "images"], [row], as_json)
+
+
+@instruct_app.command("export")
+def instruct_export(
+    data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    fmt: Annotated[
+        str,
+        typer.Option("--format", help="llava; strings (<image> in the text, as ms-swift has it); llavamed (TRL)"),
+    ] = "llava",
+    images: Annotated[Path | None, typer.Option(help="Write the images as files into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write conversations for other trainers."""
+    from llavamed.instruct.export import export
+
+    count, files = export(data, out, fmt, images)
+    _table(["file", "conversations", "images written"], [[str(out), count, files]], as_json)
 
 
 @instruct_app.command("show")
 def instruct_show(
     data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
+    key: Annotated[str | None, typer.Option(help="Only the one with this id, or about this pair.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 3,
+    pictures: Annotated[
+        str,
+        typer.Option("--images", help="kitty, sixel or none; auto asks the environment, in doubt it prints paths"),
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Print conversations beside the text they were made from."""
-    from llavamed.instruct.show import show
+    """Print conversations beside their image and the text they were made from."""
+    from llavamed.imaging.decode import decode
+    from llavamed.instruct import terminal
+    from llavamed.instruct.show import images, show
 
-    _rows(show(data, limit=limit), as_json)
+    if pictures not in ("auto", "kitty", "sixel", "none"):
+        raise InputError(f"--images {pictures}: give auto, kitty, sixel or none")
+    how = terminal.protocol(is_terminal=sys.stdout.isatty()) if pictures == "auto" else pictures
+    rows, image = show(data, limit, key), images(data)
+    if as_json or how == "none" or image is None:
+        _rows(rows, as_json)
+        return
+    for row in rows:
+        for name in filter(None, row["images"].split(", ")):
+            print(terminal.encode(decode(image(name), name), how))  # type: ignore[arg-type]
+        _rows([row], False)
 
 
 @app.command()

@@ -172,6 +172,11 @@ class Corpus:
             self._lengths[shard] = path.stat().st_size if path.is_file() else 0
         return 0 < size <= self._lengths[shard] - offset
 
+    def place(self, key: str) -> str:
+        """Where the bytes of the pair's image lie: the path of its shard, and from which to which byte."""
+        shard, offset, size = self._places[key]
+        return f"{self.folder / shard} bytes {offset}-{offset + size}"
+
     def image(self, key: str) -> bytes:
         """The bytes of a pair's image. Safe in threads and forked workers: it holds no open file."""
         if key not in self._places:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -36,16 +37,15 @@ _ASKS = ("user", "human", "person", "question", "q")
 
 
 @cache
-def response_format() -> dict[str, Any]:
-    """The parameter that holds a model to `Answer`. Treat it as read-only."""
-    schema = Answer.model_json_schema()
-    return {"type": "json_schema", "json_schema": {"name": "conversation", "strict": True, "schema": _strict(schema)}}
+def response_format(model: type[BaseModel] = Answer) -> dict[str, Any]:
+    """The parameter that holds a language model to `model`. Treat it as read-only."""
+    schema = {"name": model.__name__.lower(), "strict": True, "schema": _strict(model.model_json_schema())}
+    return {"type": "json_schema", "json_schema": schema}
 
 
 def read(text: str) -> Answer | None:
     """The conversation in `text`, or None if there is none in it."""
-    text = _THOUGHTS.sub("", text).strip()
-    for found in (_json(text), _marked(text)):
+    for found in (*map(_turns, json_values(text)), _marked(_without_thoughts(text))):
         if found is not None:
             try:
                 return Answer.model_validate(found)
@@ -54,20 +54,32 @@ def read(text: str) -> Answer | None:
     return None
 
 
-def _json(text: str) -> Any:
-    """The first JSON object or array in the text that could be an answer."""
+def json_values(text: str) -> Iterator[Any]:
+    """The JSON objects and arrays in a reply, outermost first, from left to right."""
+    text = _without_thoughts(text)
     decoder = json.JSONDecoder(strict=False)  # a line break inside a string is a common slip
-    for start in (match.start() for match in re.finditer(r"[{\[]", text)):
+    place = 0
+    while (match := re.compile(r"[{\[]").search(text, place)) is not None:
         try:
-            value, _ = decoder.raw_decode(text, start)
+            value, place = decoder.raw_decode(text, match.start())
         except json.JSONDecodeError:
+            place = match.end()
             continue
         except RecursionError:  # a model that repeats a bracket
-            return None
-        if isinstance(value, dict) and "turns" in value:
-            return {"turns": value["turns"]}
-        if isinstance(value, list) and value and all(isinstance(turn, dict) and "question" in turn for turn in value):
-            return {"turns": value}
+            return
+        yield value
+
+
+def _without_thoughts(text: str) -> str:
+    return _THOUGHTS.sub("", text).strip()
+
+
+def _turns(value: Any) -> Any:
+    """What of a JSON value could be an answer."""
+    if isinstance(value, dict) and "turns" in value:
+        return {"turns": value["turns"]}
+    if isinstance(value, list) and value and all(isinstance(turn, dict) and "question" in turn for turn in value):
+        return {"turns": value}
     return None
 
 

@@ -25,7 +25,6 @@ from typing import Any, Protocol
 
 from llavamed import manifest
 from llavamed.corpus.store import Corpus
-from llavamed.engine.request import public_name
 from llavamed.errors import InputError
 from llavamed.instruct import tables
 from llavamed.instruct.align import align
@@ -34,6 +33,8 @@ from llavamed.instruct.clean import clean
 from llavamed.instruct.facts import of_pair
 from llavamed.instruct.journal import NAME as JOURNAL
 from llavamed.instruct.journal import Journal
+from llavamed.instruct.judge import TABLE as JUDGE_TABLE
+from llavamed.instruct.judge import Judge, Sample
 from llavamed.instruct.openai_teacher import OpenAITeacher, TeacherFailed, calls
 from llavamed.instruct.page import Tally, write_page
 from llavamed.instruct.prices import Bill, price_of
@@ -70,11 +71,12 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
     check_domains(section.domains)
     store = Corpus(corpus)
     connected = connect_teacher(section, store)  # before any work: a misspelt endpoint or prompt is known at once
+    judge = Judge(section) if section.judge else None
     settings = section.model_dump(mode="json", exclude=_NOT_WHAT_IS_MADE)
     if connected is not None:
         settings |= {"teacher": connected.where, "teacher_model": connected.name, "prompt": connected.prompt_hash}
-    if section.judge:
-        settings["judge"] = public_name(section.judge)
+    if judge is not None:
+        settings |= {"judge": judge.endpoint.where, "judge_prompt": tables.sha(JUDGE_TABLE)}
     made = Manifest(
         stage=STAGE,
         settings={**settings, "seed": seed, "tables": tables.sha(*_TABLES)},
@@ -91,6 +93,7 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
 
     funnel: Counter[str] = Counter()
     tally = Tally()
+    sample = Sample(section.judge_sample if judge else 0, seed)
     keys, census = choose(store, section, seed, funnel)
     warning = ""
     if not keys:
@@ -104,7 +107,7 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         if connected is not None:
             connected.journal = open_files.enter_context(Journal(out / JOURNAL))
             tally.bill = _ask(store, section, seed, connected, keys)
-        count = write_jsonl(out / _INSTRUCT, _instruct(store, section, seed, teacher, keys, funnel, tally))
+        count = write_jsonl(out / _INSTRUCT, _instruct(store, section, seed, teacher, keys, funnel, tally, sample))
     unanswered = sum(number for reason, number in funnel.items() if reason.startswith(_UNANSWERED))
     if keys and not count:
         warning = f"the teacher wrote nothing that could be kept; dropped: {_reasons(+funnel)}"
@@ -117,6 +120,9 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         )
     if warning:
         print(f"{out / _INSTRUCT}: {'' if count else 'empty: '}{warning}", file=sys.stderr)
+    if judge is not None and sample.drawn:
+        tally.judged = judge.judge(sample, section.mentions, out)
+        made.extra["judged"] = tally.judged.summary()
     made.counts = {"pairs": len(store), "align": align_count, "instruct": count, "turns": tally.num_turns}
     made.funnel = dict(sorted((+funnel).items()))
     made.extra |= {"teacher": teacher.name, "prompt_hash": teacher.prompt_hash}
@@ -221,6 +227,7 @@ def _instruct(
     keys: set[str],
     funnel: Counter[str],
     tally: Tally,
+    sample: Sample,
 ) -> Iterator[Conversation]:
     """Yields conversations in the order of the corpus."""
     for pair in track(chosen(store, keys), "conversations", total=len(keys), unit="pairs"):
@@ -241,6 +248,7 @@ def _instruct(
             f"{pair.key}-instruct", (pair.key,), messages, _source(pair, teacher.name, teacher.prompt_hash)
         )
         tally.add(pair, conversation, seed)
+        sample.add(pair, conversation)
         yield conversation
 
 
