@@ -67,7 +67,7 @@ from llavamed.train.validate import (
     Score,
     answers,
     append_rows,
-    best_step,
+    best_steps,
     held_out_loss,
     hold_out,
     keep_rows,
@@ -77,6 +77,7 @@ from llavamed.train.validate import (
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+_SAME_SIGNAL = 5.0  # seconds
 
 
 def run_stage(
@@ -179,11 +180,14 @@ class _Run:
     def resume_or_begin(self, resume: bool) -> int:
         """Steps already done. Leaves the folder as it was after exactly that many steps."""
         checkpoints = self.out / CHECKPOINTS
-        found = checkpoint.latest(checkpoints, self.fingerprint) if resume and self.ranks.first else None
+        found = None
+        if resume and self.ranks.first:
+            with self.ranks.alive("checking the checkpoints"):
+                found = checkpoint.latest(checkpoints, self.fingerprint)
         found = self.ranks.of_first(None if found is None else (found[0], str(found[1])))
         if found is not None:
             done, path = found
-            checkpoint.restore(Path(path), self.state)
+            checkpoint.restore(Path(path), self.state, self.ranks)
             if self.ranks.first:
                 for name in (METRICS, VALIDATION, SAMPLES):
                     keep_rows(self.out / name, done)
@@ -200,7 +204,7 @@ class _Run:
             self._check_disk()
         self.ranks.wait()
         path = self.save(0)
-        if not checkpoint.matches(path, self.state):
+        if not checkpoint.matches(path, self.state, self.ranks):
             raise RuntimeError(
                 f"{path}: what was read back is not what was written; the disk is faulty, or the model that was "
                 "loaded has parameters that are not numbers"
@@ -216,14 +220,14 @@ class _Run:
         return checkpoint.save(folder, done, self.state, self.fingerprint, keep, self.ranks, self.best())
 
     def best(self) -> int | None:
-        """The step whose model the stage leaves, if that is not the last."""
+        """The step whose model the stage is to leave, if it is not simply the last."""
         if self.look is None or self.look.settings.keep != "best":
             return None
         # the first rank's word: another machine may not see yet what was written
-        step: int | None = self.ranks.of_first(
-            best_step(read_rows(self.out / VALIDATION)) if self.ranks.first else None
+        steps: list[int] = self.ranks.of_first(
+            best_steps(read_rows(self.out / VALIDATION)) if self.ranks.first else None
         )
-        return step
+        return next(iter(steps), None)
 
     def pack_loss(self, batch: Batch) -> torch.Tensor:
         """This rank's pack, as a share of the loss that its weights add up to."""
@@ -288,9 +292,7 @@ class _Run:
         return row | self.meter.measure(number + 1, step, time.perf_counter() - began)
 
     def finish(self, made_from: Manifest) -> Manifest:
-        best = self.best()
-        if best is not None and best < self.schedule.total:
-            checkpoint.restore(checkpoint.at(self.out / CHECKPOINTS, best), self.state)
+        best = self._back_to_best()
         self.ranks.doing("gathering the model")
         count = sum(parameter.numel() for parameter in self.trained)
         for parameter in self.trained:
@@ -299,14 +301,8 @@ class _Run:
         self.state = {}
         assembled = self._gathered()
         if self.ranks.first:
-            assembled.model.to("cpu").eval()
-            speed.restore(assembled.model)
-            if self.stage.lora is not None:
-                lora.finish(assembled, self.stage, self.out / lora.FOLDER, made_from)
-            for parameter in assembled.model.parameters():
-                parameter.data = parameter.data.to(self.folder_dtype)
-                parameter.requires_grad_(False)
-            model_folder.save(assembled, self.out / MODEL)
+            with self.ranks.alive("writing the model"):
+                self._write(assembled, made_from)
         self.ranks.wait()
         rows = self.ranks.of_first(read_rows(self.out / METRICS) if self.ranks.first else None)
         finished = replace(
@@ -324,17 +320,58 @@ class _Run:
             },
         )
         if self.ranks.first:
-            finished.write(self.out)
-            drop_checkpoints(self.out)
+            with self.ranks.alive("finishing the stage's folder"):
+                finished.write(self.out)
+                drop_checkpoints(self.out)
         self.ranks.wait()
         return finished
+
+    def _write(self, assembled: Assembled, made_from: Manifest) -> None:
+        """The stage's model, and its adapter where there is one."""
+        assembled.model.to("cpu").eval()
+        speed.restore(assembled.model)
+        if self.stage.lora is not None:
+            lora.finish(assembled, self.stage, self.out / lora.FOLDER, made_from)
+        for parameter in assembled.model.parameters():
+            parameter.data = parameter.data.to(self.folder_dtype)
+            parameter.requires_grad_(False)
+        model_folder.save(assembled, self.out / MODEL)
+
+    def _back_to_best(self) -> int | None:
+        """Put back the weights that the stage is to leave; returns their step, or None if the last are simply kept."""
+        wanted = self.best()
+        if wanted is None:
+            return None
+        self.ranks.doing(f"going back to step {wanted}")
+        step = self.ranks.of_first(self._best_whole(wanted) if self.ranks.first else None)
+        if step < self.schedule.total:
+            checkpoint.restore(checkpoint.at(self.out / CHECKPOINTS, step), self.state, self.ranks)
+        return int(step)
+
+    def _best_whole(self, wanted: int) -> int:
+        """The best step whose weights are there: in a whole checkpoint or, those of the last step, in memory."""
+        last = self.schedule.total
+        with self.ranks.alive("checking the checkpoints"):
+            for step in best_steps(read_rows(self.out / VALIDATION)):
+                if step == last or checkpoint.is_whole(checkpoint.at(self.out / CHECKPOINTS, step), self.fingerprint):
+                    break
+            else:
+                step = last
+        if step != wanted:
+            print(
+                f"train {self.name}: the checkpoint of step {wanted}, the best, is gone or damaged; "
+                f"the model is that of step {step}, the best of the others",
+                file=sys.stderr,
+            )
+        return step
 
     def _gathered(self) -> Assembled:
         """The trained model in one piece; of a sharded one, on the first rank."""
         if self.ranks.world == 1:
             return self.assembled
         assert self.assembled.folder is not None
-        again = model_folder.load(self.assembled.folder, self.folder_dtype)
+        with self.ranks.alive("reading the model that the stage began with"):
+            again = model_folder.load(self.assembled.folder, self.folder_dtype)
         for part, named in lora.trainable(again, self.stage, self.seed).items():
             for name, parameter in named.items():
                 parameter.data = whole(self.parameters[part][name]).cpu()  # every rank has to ask
@@ -378,9 +415,10 @@ def drop_checkpoints(out: Path) -> None:
 
 @dataclass
 class _Stop:
-    """Which signal asked the run to end, if any."""
+    """Which signal asked the run to end, if any, and when."""
 
     asked: int | None = None
+    since: float = 0.0
 
     def agree(self, ranks: Ranks, late: bool) -> bool:
         """Learn of a signal that another rank got; return whether the first rank finds it late."""
@@ -404,7 +442,9 @@ class _Stop:
 def _stop_signals() -> Iterator[_Stop]:
     """Within the block SIGTERM and SIGINT are noted, for the loop to act on between two steps.
 
-    A second signal acts at once. Only the main thread may set handlers; elsewhere signals keep their meaning.
+    The first one may come twice: a scheduler or a terminal sends it to all processes, and torchrun passes it on to
+    its ranks. What comes within `_SAME_SIGNAL` seconds is the same; a later one acts at once. Only the main thread may
+    set handlers; elsewhere signals keep their meaning.
     """
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -413,10 +453,15 @@ def _stop_signals() -> Iterator[_Stop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _: FrameType | None) -> None:
-        stop.asked = number
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        print("\nstopping after this step; the next signal stops at once", file=sys.stderr)
+        if stop.since and time.monotonic() - stop.since > _SAME_SIGNAL:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
+        elif not stop.since:
+            stop.asked, stop.since = number, time.monotonic()
+            print(
+                f"\nstopping after this step; another signal, from {_SAME_SIGNAL:g} seconds on, stops at once",
+                file=sys.stderr,
+            )
 
     for number in before:
         signal.signal(number, note)

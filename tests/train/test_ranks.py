@@ -15,7 +15,8 @@ import yaml
 from safetensors.torch import load_file
 
 from llavamed.recipe import ModelSection
-from llavamed.train.ranks import join
+from llavamed.train import ranks
+from llavamed.train.ranks import Ranks, Watchdog, join
 from llavamed.train.validate import read_rows
 
 SECONDS = 240
@@ -51,7 +52,8 @@ step = loop._Run.step
 
 def step_with_accident(self, number, *rest):
     if self.name == "instruct" and number == 1 and last_rank:
-        if accident == "signal":
+        if accident == "signal":  # and its copy, which torchrun passes on
+            os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
         elif accident == "error":
             raise OSError("the disk of this rank is gone")
@@ -131,10 +133,32 @@ def test_a_rank_that_fails_or_hangs_ends_the_run_with_its_name_and_reason(
     assert time.monotonic() - began < 120
 
 
+def test_a_rank_that_works_alone_is_alive_for_a_bounded_time_and_is_then_the_one_that_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rank 0 writes while rank 1 waits; both have told as many deeds."""
+    said: list[tuple[float, str]] = []
+    monkeypatch.setattr(Watchdog, "_end", lambda self, why: said.append((time.monotonic(), why)))
+    for name, seconds in (("_LOOK_EVERY", 0.02), ("_BEAT_EVERY", 0.05), ("_ALONE", 0.8)):
+        monkeypatch.setattr(ranks, name, seconds)
+    store = torch.distributed.HashStore()
+    began = time.monotonic()
+    with Watchdog(store, 0, 2, 0.3) as writes, Watchdog(store, 1, 2, 0.3) as waits:
+        waits.tell("waiting for the model")
+        writes.tell("waiting for the model")
+        with Ranks(0, 2, torch.device("cpu"), writes).alive("writing the model"):
+            while len(said) < 2 and time.monotonic() - began < 10:
+                time.sleep(0.05)
+    assert len(said) == 2  # one for each rank
+    for when, why in said:
+        assert when - began > 0.8
+        assert "rank 0 has been writing the model for" in why
+
+
 def test_one_process_is_not_distributed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with join() as ranks:
-        assert (ranks.rank, ranks.world, ranks.first) == (0, 1, True)
-        assert ranks.total([1.5]) == [1.5]
-        assert ranks.everyone({"a": 1}) == [{"a": 1}]
+    with join() as one:
+        assert (one.rank, one.world, one.first) == (0, 1, True)
+        assert one.total([1.5]) == [1.5]
+        assert one.everyone({"a": 1}) == [{"a": 1}]
         assert not torch.distributed.is_initialized()
