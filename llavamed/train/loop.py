@@ -54,6 +54,7 @@ from llavamed.recipe import StageSection, TrainSection
 from llavamed.train import checkpoint, lora, speed
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
+from llavamed.train.features import Features, fit
 from llavamed.train.forward import Batch, PackLoss, with_image
 from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
@@ -108,7 +109,8 @@ def run_stage(
     run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule, ranks, look)
     done = run.resume_or_begin(resume)
     model, token_id = assembled.model, assembled.model.config.image_token_id
-    source = batches(examples, pixels, schedule, done, stage.loss, token_id, ranks.rank)
+    shown = Features(model, examples, pixels) if run.sees_again() and fit(model, examples) else pixels
+    source = batches(examples, shown, schedule, done, stage.loss, token_id, ranks.rank)
     title = f"train {name}"
     progress = Progress(title, schedule.examples_before(schedule.total), "examples", schedule.examples_before(done))
     saved = time.monotonic()
@@ -228,6 +230,12 @@ class _Run:
             best_steps(read_rows(self.out / VALIDATION)) if self.ranks.first else None
         )
         return next(iter(steps), None)
+
+    def sees_again(self) -> bool:
+        """True if a frozen tower would look at the same pictures in each of several epochs, here and in float32."""
+        frozen = "vision_tower" not in self.stage.trained_parts
+        plain = self.device.type == "cpu" and self.ranks.world == 1 and not self.autocast
+        return frozen and plain and self.stage.epochs >= 2
 
     def pack_loss(self, batch: Batch) -> torch.Tensor:
         """This rank's pack, as a share of the loss that its weights add up to."""
