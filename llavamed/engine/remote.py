@@ -56,9 +56,11 @@ _IMAGES_KEPT = 32  # as data URLs
 
 
 class RemoteError(Unanswered):
-    """The endpoint gave no answer. `refused`: it would refuse every request (a wrong key, an unknown model)."""
+    """The endpoint gave no answer. `refused`: it would refuse every request (a wrong key, an unknown model); `billed`:
+    it replied, without a text, and counted its tokens."""
 
     refused = False
+    billed: Reply | None = None
 
 
 @dataclass(frozen=True)
@@ -202,18 +204,22 @@ class RemoteEngine:
         except ValueError as error:  # the client hands on what its JSON parser raises
             raise RemoteError(f"{self.url}, model {self.model!r}: a reply that is not JSON ({error})") from None
         choices = getattr(completion, "choices", None)  # an endpoint of another kind may send anything
-        text = getattr(getattr(choices[0], "message", None), "content", None) if choices else None
+        message = getattr(choices[0], "message", None) if choices else None
+        text = getattr(message, "content", None)
         finish_reason = getattr(choices[0], "finish_reason", None) if choices else None
-        if text is None:
-            why = f" (finish_reason {finish_reason!r})" if choices else ""
-            raise RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
         usage = getattr(completion, "usage", None)
-        return Reply(
-            str(text).strip(),
+        reply = Reply(
+            str(text or "").strip(),
             str(finish_reason or ""),
             getattr(usage, "prompt_tokens", 0) or 0,
             getattr(usage, "completion_tokens", 0) or 0,
         )
+        if text is None:
+            why = f" (finish_reason {finish_reason!r})" if choices else ""
+            error = RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
+            error.billed = reply if message is not None else None
+            raise error
+        return reply
 
     def _body(self, request: Request, encode: Callable[[Image], str] | None = None) -> dict[str, Any]:
         encode = encode or data_url
