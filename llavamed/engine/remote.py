@@ -180,8 +180,8 @@ class RemoteEngine:
             models = self._client.models.list().data
         except openai.OpenAIError as error:
             raise InputError(
-                f"{self.url}: no list of models ({_reason(error)}); is it an OpenAI-compatible endpoint, is it up, "
-                f"and is its key in {KEY}?"
+                f"{self.url}: no list of models ({self._reason(error)}); is it an OpenAI-compatible endpoint, is it "
+                f"up, and is its key in {KEY}?"
             ) from None
         if not models:
             raise InputError(f"{self.url}: serves no model; start it with one, or name the model")
@@ -249,12 +249,16 @@ class RemoteEngine:
         return body
 
     def _explain(self, error: openai.OpenAIError) -> RemoteError:
-        reason = _reason(error)
-        if self._key:
-            reason = reason.replace(self._key, "[key]")  # some endpoints quote what they were sent
-        told = RemoteError(f"{self.url}, model {self.model!r}: {reason}")
+        told = RemoteError(f"{self.url}, model {self.model!r}: {self._reason(error)}")
         told.refused = isinstance(error, _REFUSALS)
         return told
+
+    def _reason(self, error: openai.OpenAIError) -> str:
+        """What an error says, without the key: some endpoints quote what they were sent."""
+        text = " ".join(str(error).split())
+        if self._key:
+            text = text.replace(self._key, "[key]")  # before the cut, which may leave half of it
+        return text[:300] or type(error).__name__
 
 
 def data_url(image: Image) -> str:
@@ -302,7 +306,3 @@ def _trouble(error: Exception) -> Trouble:
 
 def _text(reply: Reply | RemoteError) -> str | RemoteError:
     return reply.text if isinstance(reply, Reply) else reply
-
-
-def _reason(error: openai.OpenAIError) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llavamed import cli, manifest
+from llavamed import cli, eval_cli, manifest
 from llavamed.engine.remote import RemoteEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import chat_questions, judge_report, price, results, verdict
@@ -495,6 +495,12 @@ def test_the_command_says_what_it_costs_and_asks_first(
     assert len(endpoint.prompts) == 11
     assert command(monkeypatch, *arguments, "--protocol", "unfair") == 2
     assert "give one of llava_med, llava_med_v1.5, fair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["nan,1", "1,-2", "inf,1", "1", "a,b"])
+def test_a_price_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(InputError, match="give two numbers"):
+        eval_cli._price(given)
 
 
 def test_a_plan_with_nothing_to_ask_says_so() -> None:
