@@ -391,6 +391,8 @@ def evaluate(
     """
     from llavamed import recipe
     from llavamed.evaluate import show
+    from llavamed.evaluate.leakage import require_sources
+    from llavamed.evaluate.run import check
     from llavamed.evaluate.run import evaluate as run_evaluation
 
     wanted = [
@@ -402,16 +404,21 @@ def evaluate(
         )
     ]
     section = recipe.load("tiny", wanted).evaluate
+    folders = {name: data / name if (data / name).is_dir() else data for name in names}
+    if len(names) > 1 or against:  # before the first is asked
+        for name, files in folders.items():
+            check(name, files, split)
+    if against:
+        require_sources(against)
     bodies = []
-    for name in names:
+    for name, files in folders.items():
         folder = out / name if len(names) > 1 else out
-        files = data / name if (data / name).is_dir() else data
         run_evaluation(model, name, files, folder, section, seed, split)
         bodies.append(show.read(folder))
         if not as_json:
             _scores(bodies[-1])
         if against:
-            found = find_leakage(name, data, split, against, [folder], against_images, quiet=as_json)
+            found = find_leakage(name, files, split, against, [folder], against_images, quiet=as_json)
             bodies[-1]["leakage"] = found[0]
         print(f"report: {folder / 'report.html'}", file=sys.stderr)
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -67,7 +68,9 @@ def judge(
     wanted = find_protocol(protocol)
     url, _, model = endpoint.partition("#")
     if not url.startswith(("http://", "https://")):
-        raise InputError(f"--judge {endpoint!r}: give a URL, such as https://api.openai.com/v1#gpt-4.1")
+        raise InputError(
+            "--judge: not a URL (it may hold a password and is not shown); give one, such as https://api.openai.com/v1#gpt-4.1"
+        )
     engine = RemoteEngine(url, model, timeout_seconds=timeout, max_retries=retries)
     asks = Judge(engine, wanted, journal or out / JOURNAL, given, concurrency)
 
@@ -200,7 +203,9 @@ def _price(text: str) -> tuple[float, float] | None:
     try:
         price_in, price_out = (float(part) for part in text.split(","))
     except ValueError:
-        raise InputError(f"--price {text!r}: give two numbers, dollars per million tokens in and out: 2.5,10") from None
+        price_in = price_out = math.nan
+    if not all(0 <= price < math.inf for price in (price_in, price_out)):
+        raise InputError(f"--price {text!r}: give two numbers, dollars per million tokens in and out: 2.5,10")
     return price_in, price_out
 
 
@@ -210,7 +215,7 @@ def _approve(plan: Plan, max_cost: float | None, yes: bool) -> None:
     if yes or not plan.calls or cost == 0:
         return
     if cost is not None and max_cost is not None:
-        if cost > max_cost:
+        if not cost <= max_cost:  # nan is no limit
             raise InputError(f"the judge may cost ${cost:.2f}, and --max-cost is ${max_cost:.2f}; nothing was asked")
         return
     if sys.stdin.isatty() and typer.confirm("Ask the judge?", err=True):

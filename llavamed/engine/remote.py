@@ -56,9 +56,11 @@ _IMAGES_KEPT = 32  # as data URLs
 
 
 class RemoteError(Unanswered):
-    """The endpoint gave no answer. `refused`: it would refuse every request (a wrong key, an unknown model)."""
+    """The endpoint gave no answer. `refused`: it would refuse every request (a wrong key, an unknown model); `billed`:
+    it replied, without a text, and counted its tokens."""
 
     refused = False
+    billed: Reply | None = None
 
 
 @dataclass(frozen=True)
@@ -178,8 +180,8 @@ class RemoteEngine:
             models = self._client.models.list().data
         except openai.OpenAIError as error:
             raise InputError(
-                f"{self.url}: no list of models ({_reason(error)}); is it an OpenAI-compatible endpoint, is it up, "
-                f"and is its key in {KEY}?"
+                f"{self.url}: no list of models ({self._reason(error)}); is it an OpenAI-compatible endpoint, is it "
+                f"up, and is its key in {KEY}?"
             ) from None
         if not models:
             raise InputError(f"{self.url}: serves no model; start it with one, or name the model")
@@ -202,18 +204,22 @@ class RemoteEngine:
         except ValueError as error:  # the client hands on what its JSON parser raises
             raise RemoteError(f"{self.url}, model {self.model!r}: a reply that is not JSON ({error})") from None
         choices = getattr(completion, "choices", None)  # an endpoint of another kind may send anything
-        text = getattr(getattr(choices[0], "message", None), "content", None) if choices else None
+        message = getattr(choices[0], "message", None) if choices else None
+        text = getattr(message, "content", None)
         finish_reason = getattr(choices[0], "finish_reason", None) if choices else None
-        if text is None:
-            why = f" (finish_reason {finish_reason!r})" if choices else ""
-            raise RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
         usage = getattr(completion, "usage", None)
-        return Reply(
-            str(text).strip(),
+        reply = Reply(
+            str(text or "").strip(),
             str(finish_reason or ""),
             getattr(usage, "prompt_tokens", 0) or 0,
             getattr(usage, "completion_tokens", 0) or 0,
         )
+        if text is None:
+            why = f" (finish_reason {finish_reason!r})" if choices else ""
+            error = RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
+            error.billed = reply if message is not None else None
+            raise error
+        return reply
 
     def _body(self, request: Request, encode: Callable[[Image], str] | None = None) -> dict[str, Any]:
         encode = encode or data_url
@@ -243,12 +249,16 @@ class RemoteEngine:
         return body
 
     def _explain(self, error: openai.OpenAIError) -> RemoteError:
-        reason = _reason(error)
-        if self._key:
-            reason = reason.replace(self._key, "[key]")  # some endpoints quote what they were sent
-        told = RemoteError(f"{self.url}, model {self.model!r}: {reason}")
+        told = RemoteError(f"{self.url}, model {self.model!r}: {self._reason(error)}")
         told.refused = isinstance(error, _REFUSALS)
         return told
+
+    def _reason(self, error: openai.OpenAIError) -> str:
+        """What an error says, without the key: some endpoints quote what they were sent."""
+        text = " ".join(str(error).split())
+        if self._key:
+            text = text.replace(self._key, "[key]")  # before the cut, which may leave half of it
+        return text[:300] or type(error).__name__
 
 
 def data_url(image: Image) -> str:
@@ -296,7 +306,3 @@ def _trouble(error: Exception) -> Trouble:
 
 def _text(reply: Reply | RemoteError) -> str | RemoteError:
     return reply.text if isinstance(reply, Reply) else reply
-
-
-def _reason(error: openai.OpenAIError) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

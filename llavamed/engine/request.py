@@ -69,8 +69,8 @@ class Engine(Protocol):
 
 
 def public_name(model: str) -> str:
-    """`model` as it may be shown and written down: a URL without the user name and password that it may hold."""
+    """`model` as it may be shown and written down: a URL without the user name, password and query it may hold."""
     if not model.startswith(("http://", "https://")):
         return model
     parts = urlsplit(model)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

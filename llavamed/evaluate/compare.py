@@ -58,7 +58,8 @@ class Run:
         if not file.is_file():
             return None
         body: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return body if body.get("data_sha256") == self.provenance.get("data_sha256") else None
+        about = [self.scores["benchmark"], self.scores["split"], self.provenance.get("data_sha256")]
+        return body if [body.get(key) for key in ("benchmark", "split", "data_sha256")] == about else None
 
 
 def load(arguments: Sequence[str]) -> dict[str, list[Run]]:
@@ -80,6 +81,9 @@ def load(arguments: Sequence[str]) -> dict[str, list[Run]]:
     for name, (_, path) in zip(names, found, strict=True):
         scores = show.read(path)
         runs.setdefault(str(scores["benchmark"]), []).append(Run(name, path, scores, _items(path, scores)))
+    if len(arguments) > 1 and all(len(members) == 1 for members in runs.values()):
+        told = ", ".join(f"{run.folder} of {name}" for name, (run,) in runs.items())
+        raise InputError(f"nothing to compare: {told}; give runs of one benchmark")
     return runs
 
 

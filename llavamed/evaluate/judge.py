@@ -145,12 +145,7 @@ class Judge:
     def _ask_pending(self, questions: Sequence[ChatQuestion], files: Sequence[Mapping[str, Answer]]) -> None:
         while pending := self._pending(questions, files):
             with Progress("judge", len(pending), "verdicts") as progress:
-                for place, outcome in self._outcomes(list(pending.values())):
-                    if isinstance(outcome, RemoteError):
-                        self._failed[place.key] = str(outcome)
-                    else:
-                        self._keep(place, outcome)
-                    progress.advance(1, f"{len(self._failed)} failed" if self._failed else "")
+                self._ask_each(list(pending.values()), progress)
 
     def grade(self, questions: Sequence[ChatQuestion], answers: Mapping[str, Answer]) -> list[Graded]:
         """The verdicts in the journal, in the order of the questions; asks nobody."""
@@ -239,25 +234,41 @@ class Judge:
         )
         self._kept.sync()  # a verdict is paid for, and comes seldom enough
 
-    def _outcomes(self, places: Sequence[_Place]) -> Iterator[tuple[_Place, Reply | RemoteError]]:
-        """As they come. At the first refusal nothing more is sent."""
+    def _ask_each(self, places: Sequence[_Place], progress: Progress) -> None:
+        """At the first refusal, or Ctrl-C, nothing more is sent; replies under way are paid for: they are kept."""
         waiting = iter(places)
         under_way: dict[Future[Reply], _Place] = {}
         with ThreadPoolExecutor(self.concurrency) as pool:
-            while True:
-                while len(under_way) < self.concurrency and (place := next(waiting, None)) is not None:
-                    under_way[pool.submit(self.engine.complete, place.further[0], self._more)] = place
-                if not under_way:
-                    return
-                for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                    place = under_way.pop(future)
-                    error = future.exception()
-                    if isinstance(error, RemoteError):
-                        if error.refused:
-                            raise InputError(f"the judge refuses to answer: {error}; check its key and its name")
-                        yield place, error
-                    else:
-                        yield place, future.result()
+            try:
+                while True:
+                    while len(under_way) < self.concurrency and (place := next(waiting, None)) is not None:
+                        under_way[pool.submit(self.engine.complete, place.further[0], self._more)] = place
+                    if not under_way:
+                        return
+                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        self._take(under_way[future], future)
+                        del under_way[future]  # not before it is kept: Ctrl-C comes at any moment
+                        progress.advance(1, f"{len(self._failed)} failed" if self._failed else "")
+            except BaseException:
+                for future, place in under_way.items():
+                    self._take(place, future, ending=True)
+                raise
+
+    def _take(self, place: _Place, future: Future[Reply], ending: bool = False) -> None:
+        """Wait for the reply and keep it. Raises what went wrong, unless the run is `ending` for another reason."""
+        error = future.exception()
+        if error is None:
+            self._keep(place, future.result())
+        elif isinstance(error, RemoteError) and error.billed is not None:
+            self._keep(place, error.billed)
+        elif ending:
+            return
+        elif not isinstance(error, RemoteError):
+            raise error
+        elif error.refused:
+            raise InputError(f"the judge refuses to answer: {error}; check its key and its name")
+        else:
+            self._failed[place.key] = str(error)
 
 
 @dataclass(frozen=True)

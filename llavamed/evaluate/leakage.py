@@ -37,7 +37,7 @@ from llavamed.records import Conversation, read_conversations
 _EXAMPLES = 10
 _WORDS = re.compile(r"\w+")
 _Record = tuple[str, tuple[str, ...], tuple[str, ...]]  # where, names of images, questions
-_SPLIT = re.compile(r"(?P<name>[a-z0-9_-]+):(?P<split>[a-z]+)=(?P<data>.+)")
+_SPLIT = re.compile(r"(?P<name>[a-z0-9_-]+):(?P<split>[^=]+)=(?P<data>.+)")
 
 Hash = Callable[[bytes], str]
 
@@ -117,6 +117,16 @@ def check(
     return body | {"told": told(body)}
 
 
+def require_sources(sources: Sequence[str]) -> None:
+    """Raises InputError for a source that `check` would refuse, before anything slow or dear is done."""
+    for source in sources:
+        split = _SPLIT.fullmatch(source)
+        if split:
+            benchmarks.load(split["name"], Path(split["data"]), split["split"])
+        elif not (Path(source).is_file() or (Path(source) / INDEX).is_file()):
+            raise _no_source(source)
+
+
 def told(body: Mapping[str, Any]) -> str:
     """In a sentence or two."""
     parts = []
@@ -154,7 +164,14 @@ def beside(run_folder: Path, body: dict[str, Any], seed: int = 0) -> dict[str, A
 
     Raises InputError if the run is about other data.
     """
-    ((_, (run, *_)),) = load_runs([str(run_folder)]).items()
+    found = [run for members in load_runs([str(run_folder)]).values() for run in members]
+    if len(found) > 1:
+        inner = ", ".join(str(run.folder) for run in found)
+        raise InputError(f"{run_folder}: holds {len(found)} runs; give one of {inner}")
+    (run,) = found
+    about, asked = (run.scores["benchmark"], run.scores["split"]), (body["benchmark"], body["split"])
+    if about != asked:
+        raise InputError(f"{run_folder}: a run of {' '.join(about)}, not of {' '.join(asked)}; give a run of that")
     if run.provenance.get("data_sha256") != body["data_sha256"]:
         raise InputError(f"{run_folder}: scored on other files of {body['benchmark']}; give the folder of those")
     seen = {id for row in body["sources"] for id in row["ids"]}
@@ -192,9 +209,7 @@ def _seen(source: str, images: Path | None, make: Hash, pixels: bool) -> Seen:
         seen, read = Seen(source), open_images(images) if images is not None else None
         rows = ((c.id, c.images, _asked(c)) for c in _conversations(path))
     else:
-        raise InputError(
-            f"{source}: neither a corpus folder, nor a .jsonl or .json of conversations, nor BENCHMARK:SPLIT=FOLDER"
-        )
+        raise _no_source(source)
     known: dict[str, str] = {}
     for where, names, questions in track(rows, f"reading {seen.source}", unit="records"):
         for name in names:
@@ -203,6 +218,12 @@ def _seen(source: str, images: Path | None, make: Hash, pixels: bool) -> Seen:
         seen.add(f"{seen.source}: {where}", [known[name] for name in names if known[name]], questions)
     seen.unreadable = sum(not value for value in known.values())
     return seen
+
+
+def _no_source(source: str) -> InputError:
+    return InputError(
+        f"{source}: neither a corpus folder, nor a .jsonl or .json of conversations, nor BENCHMARK:SPLIT=FOLDER"
+    )
 
 
 def _in_corpus(corpus: Corpus, source: str, make: Hash | None) -> Seen:

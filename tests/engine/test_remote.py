@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from PIL import Image
 
@@ -279,6 +280,13 @@ def test_the_key_is_not_in_what_is_told(endpoint: Endpoint, monkeypatch: pytest.
     assert "not now" not in str(caught.value)
 
 
+def test_a_key_at_the_cut_of_a_long_error_is_not_half_told(endpoint: Endpoint) -> None:
+    key = "k" * 200
+    engine = RemoteEngine(endpoint.url, "small", key)
+    assert "kkk" not in engine._reason(openai.OpenAIError("x" * 250 + key))
+    assert engine._reason(openai.OpenAIError("x " + key)) == "x [key]"
+
+
 def test_a_password_in_the_url_is_used_and_never_shown(endpoint: Endpoint) -> None:
     engine = connect(endpoint.url.replace("://", "://me:secret@") + "#small")
     assert engine.name == f"{endpoint.url}/v1#small"
@@ -287,7 +295,7 @@ def test_a_password_in_the_url_is_used_and_never_shown(endpoint: Endpoint) -> No
         engine.generate([Request((user("hi"),))])
     assert "secret" not in str(caught.value)
     assert endpoint.keys == ["Basic " + base64.b64encode(b"me:secret").decode()]
-    assert public_name("https://me:secret@a.org:8000/v1?b=c#d") == "https://a.org:8000/v1?b=c#d"
+    assert public_name("https://me:secret@a.org:8000/v1?b=c#d") == "https://a.org:8000/v1#d"
     assert public_name("runs/a@b") == "runs/a@b"
 
 

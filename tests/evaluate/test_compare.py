@@ -221,10 +221,18 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
         compare.load([str(tmp_path / "x" / "eval")])
 
 
+def test_runs_of_different_benchmarks_are_not_silently_taken(tmp_path: Path) -> None:
+    first, other = make(tmp_path / "a", "10" * 8), make(tmp_path / "b", "10" * 8, benchmark="vqa-rad")
+    with pytest.raises(InputError, match=r"nothing to compare: .*a of phantom, .*b of vqa-rad"):
+        compare.load([str(first), str(other)])
+    assert len(compare.load([str(tmp_path)])) == 2  # one folder of both: a page each
+
+
 def test_a_finding_about_other_data_is_not_shown(tmp_path: Path) -> None:
     folder = make(tmp_path / "a", "10" * 8)
-    for sha, told in (({"q": "abc"}, "seen"), ({"q": "xyz"}, None)):
-        (folder / "leakage.json").write_text(json.dumps({"data_sha256": sha, "told": "seen"}))
+    right = {"benchmark": "phantom", "split": "test", "data_sha256": {"q": "abc"}, "told": "seen"}
+    for change, told in (({}, "seen"), ({"data_sha256": {"q": "xyz"}}, None), ({"split": "train"}, None)):
+        (folder / "leakage.json").write_text(json.dumps(right | change))
         found = load(folder)[0].leakage
         assert (found and found["told"]) == told
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -15,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from llavamed import cli, manifest
+from llavamed import cli, eval_cli, manifest
 from llavamed.engine.remote import RemoteEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import chat_questions, judge_report, price, results, verdict
@@ -349,6 +351,50 @@ def test_a_judge_that_refuses_is_asked_no_further(endpoint: Endpoint, files: dic
     assert manifest.read(files["questions"].parent / "out") is None
 
 
+@pytest.mark.parametrize("stop", ["refusal", "ctrl-c"])
+def test_replies_under_way_are_kept_when_the_run_is_stopped(
+    endpoint: Endpoint, files: dict[str, Path], stop: str
+) -> None:
+    """Three are under way; one is refused, or Ctrl-C comes, while the other two are still being answered."""
+
+    def reply(prompt: str) -> Any:
+        if number(prompt) != 0:
+            time.sleep(0.3)
+            return "8 6"
+        while len(endpoint.prompts) < 3:
+            time.sleep(0.01)
+        if stop == "refusal":
+            return 401, '{"error": {"message": "revoked"}}'
+        os.kill(os.getpid(), signal.SIGINT)
+        return "8 6"
+
+    endpoint.reply = reply
+    with pytest.raises(InputError if stop == "refusal" else KeyboardInterrupt):
+        judge(endpoint, files)
+    asked = len(endpoint.prompts)
+    assert asked in (3, 4)  # the reply to 0 may come before the signal
+    kept = len((files["questions"].parent / "verdicts.jsonl").read_text().splitlines())
+    assert kept == asked - (stop == "refusal")
+    endpoint.reply = lambda prompt: "8 6"
+    judge(endpoint, files)
+    assert len(endpoint.prompts) == asked + 6 - kept
+
+
+def test_a_reply_without_a_text_is_paid_for_and_not_asked_again_by_each_run(
+    endpoint: Endpoint, files: dict[str, Path]
+) -> None:
+    choice = {"index": 0, "finish_reason": "content_filter", "message": {"role": "assistant", "content": None}}
+    usage = {"prompt_tokens": 100, "completion_tokens": 7, "total_tokens": 107}
+    empty = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "usage": usage, "choices": [choice]}
+    endpoint.reply = lambda prompt: (200, json.dumps(empty)) if number(prompt) == 1 else "8 6"
+    body = judge(endpoint, files)
+    assert body["answers"]["failures"]["the judge's reply was not readable"]["count"] == 1
+    assert body["tokens"] == {"in": 700, "out": 5 * 10 + 2 * 7}
+    assert len(endpoint.prompts) == 7
+    judge(endpoint, files)
+    assert len(endpoint.prompts) == 7
+
+
 def test_if_there_is_no_verdict_there_is_no_result(endpoint: Endpoint, files: dict[str, Path]) -> None:
     endpoint.reply = lambda prompt: "I would rather not."
     with pytest.raises(InputError, match="not one verdict"):
@@ -449,6 +495,12 @@ def test_the_command_says_what_it_costs_and_asks_first(
     assert len(endpoint.prompts) == 11
     assert command(monkeypatch, *arguments, "--protocol", "unfair") == 2
     assert "give one of llava_med, llava_med_v1.5, fair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given", ["nan,1", "1,-2", "inf,1", "1", "a,b"])
+def test_a_price_that_is_none_is_refused(given: str) -> None:
+    with pytest.raises(InputError, match="give two numbers"):
+        eval_cli._price(given)
 
 
 def test_a_plan_with_nothing_to_ask_says_so() -> None:

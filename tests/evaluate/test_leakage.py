@@ -100,6 +100,25 @@ def test_a_source_that_is_none_says_what_it_may_be(colour_benchmark: Benchmark, 
         leakage.check(colour_benchmark, [source])
 
 
+def test_every_split_can_be_named() -> None:
+    for name in benchmarks.NAMES:
+        for split in benchmarks._READERS[name].SPLITS:
+            assert leakage._SPLIT.fullmatch(f"{name}:{split}=a=b"), (name, split)
+
+
+def test_a_folder_of_several_runs_or_a_run_of_another_split_is_refused(tmp_path: Path) -> None:
+    for name in ("phantom", "vqa-rad"):
+        scores = {"benchmark": name, "split": "test", "n": 0, "scores": {}, "controls": {}, "provenance": {}}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "scores.json").write_text(json.dumps(scores))
+        (tmp_path / name / "items.jsonl").write_text("")
+    body = {"benchmark": "phantom", "split": "train", "data_sha256": None, "sources": []}
+    with pytest.raises(InputError, match=r"holds 2 runs; give one of .*phantom, .*vqa-rad"):
+        leakage.beside(tmp_path, body)
+    with pytest.raises(InputError, match="a run of phantom test, not of phantom train"):
+        leakage.beside(tmp_path / "phantom", body)
+
+
 def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     colours: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
