@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llavamed.errors import InputError
-from llavamed.evaluate import benchmarks, predictions
+from llavamed.evaluate import benchmarks, predictions, show
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.metrics.mmmu import MEDICAL
 from llavamed.evaluate.score import MAX_ANSWER, score
@@ -179,6 +179,38 @@ def test_mmmus_example_outputs_score_what_the_official_evaluator_gives(shared_da
     medical = score(benchmarks.load("mmmu-med", folder), folder / "llava1.5_13b", bootstrap=10)
     assert medical.scores["accuracy_official"].value == pytest.approx(100 * 58 / 150)
     assert {item.question.groups["subject"] for item in medical.items} == set(MEDICAL)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unread"),
+    [
+        *((text, 100.0, 0.0) for text in ("B", "(B)", "B. foo", "The answer is B.")),
+        *((text, 0.0, 0.0) for text in ("C", "(A)")),
+        *((text, 0.0, 100.0) for text in ("", "a liver", "B or C", "vitamin B")),
+    ],
+)
+def test_with_mmmus_answer_key_alone_a_letter_is_read_or_counted_unread(text: str, value: float, unread: float) -> None:
+    key = Question("validation_Art_1", "", "", "B", True, letter="B", groups={"subject": "Art"})
+    found = score(benchmark_of(key, family="mmmu"), [{"id": key.id, "text": text}], bootstrap=10)
+    assert found.scores["accuracy"].value == found.scores["accuracy_official"].value == value
+    assert found.provenance["parse_failure_percent"] == unread
+
+
+def test_letters_that_may_have_been_drawn_at_random_are_said_to_be_no_strict_score(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    folder = shared_data / "mmmu"
+    score(
+        benchmarks.load("mmmu", folder),
+        folder / "llava1.5_13b" / "total_val_output.json",
+        bootstrap=10,
+        out=tmp_path / "p",
+    )
+    body = show.read(tmp_path / "p")
+    assert any("drawn at random" in note for note in body["provenance"]["notes"])
+    assert any("drawn at random" in line for line in show.notes(body))
+    whole = score(benchmarks.load("mmmu", folder), folder / "llava1.5_13b", bootstrap=10)
+    assert "notes" not in whole.provenance
 
 
 def test_outputs_of_another_version_of_the_answers_are_told(shared_data: Path) -> None:
