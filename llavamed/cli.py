@@ -535,7 +535,7 @@ def _scores(body: dict[str, Any]) -> None:
     ):
         if rows:
             _table(columns, rows, False, title)
-    for line in show.notes(body):
+    for line in filter(None, (show.readable(body), *show.notes(body))):
         print(line)
     print(show.verdict(body))
 

@@ -231,7 +231,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))  # Windows' mark before the first
             except UnicodeDecodeError:
                 raise InputError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
             except json.JSONDecodeError as error:

@@ -15,6 +15,7 @@ the same data that is not asked here (`beside`: SLAKE's other language) is passe
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,13 @@ ID_KEYS = ("id", "question_id", "questionId", "qid", "index", "study_id")
 TEXT_KEYS = ("text", "prediction", "model_pred", "response", "pred", "report", "answer")
 _NUMBERED = "Prediction (correct option)"  # MedMCQA's submission: 1 is A
 _QUESTION_KEYS = ("prompt", "question")  # where a file repeats what was asked
+# columns of text beside an answer that are no prediction: ids, what was asked with, and who answered
+_ANSWERER = ("answer_id", "model_id", "model")
+_NO_TEXT = {*ID_KEYS, *TEXT_KEYS, *_QUESTION_KEYS, *_ANSWERER, _NUMBERED} | {
+    *("image", "image_id", "image_name", "img_name", "img_id", "answer_type", "failed", "control", "category"),
+    *("split", "dataset", "subject", "type", "question_type", "metadata", "label"),
+}
+_SUSPECT = 20  # answers; so many without one that differs in a letter from the reference are the references
 _TOLD = 5  # ids of each kind in an error
 
 
@@ -58,13 +66,19 @@ def sha256(path: Path) -> str:
     return file_sha256(path)
 
 
-def match(benchmark: Benchmark, rows: Rows, where: str, by_order: bool = False) -> list[Prediction]:
+def match(
+    benchmark: Benchmark, rows: Rows, where: str, by_order: bool = False, control: str = "real"
+) -> list[Prediction]:
     """One prediction a question, in the benchmark's order; with `by_order` ids are ignored.
 
-    Raises InputError for rows without an answer, and for missing, repeated or unknown ids.
+    Raises InputError for rows without an answer or made under another control than `control`, for references given as
+    answers, and for missing, repeated or unknown ids.
     """
+    rows = list(rows)
     known = {question.id for question in benchmark.questions}
     answers = [_prediction(row, benchmark, known, where, number, by_order) for number, row in enumerate(rows, 1)]
+    _made_under(control, answers, where)
+    _no_references(benchmark, rows, answers, where)
     matched = _by_order(benchmark, answers, where) if by_order else _by_id(benchmark, known, answers, where)
     asked = [question.question for question in benchmark.questions]
     if any(asked) and [prediction.text.strip() for prediction in matched] == asked:
@@ -137,7 +151,7 @@ def _json(path: Path) -> list[dict[str, Any]]:
         if inner is None and any(key in body for key in ID_KEYS):
             return [body]  # one row alone
         if inner is None:
-            return [row if isinstance(row, dict) else {"id": id, "text": row} for id, row in body.items()]
+            return [{"id": id, **row} if isinstance(row, dict) else {"id": id, "text": row} for id, row in body.items()]
         body = inner
     return objects(body, f"{path}: must be a list of objects, or an object of id: answer")
 
@@ -174,11 +188,52 @@ def _prediction(
     )
 
 
+def _made_under(control: str, answers: Sequence[Prediction], where: str) -> None:
+    """A row that does not say how it was asked counts as real; controls made elsewhere need not say it."""
+    others = Counter(answer.control for answer in answers if answer.control not in (control, "real"))
+    if others:
+        name, count = others.most_common(1)[0]
+        raise InputError(
+            f"{where}: {count} answers were made under the control {name!r} and are given as {control!r}; give them "
+            f"with --control {name}=FILE"
+        )
+
+
+def _no_references(
+    benchmark: Benchmark, rows: Sequence[Row | Prediction], answers: Sequence[Prediction], where: str
+) -> None:
+    """`answer` is the reference in many files: where another column could be the prediction, or all of them are to
+    the letter what is right and no model is named, it is not taken for the answers."""
+    told = [row for row in rows if not isinstance(row, Prediction) and _text_key(row) == "answer"]
+    if not told:
+        return
+    columns = sorted({key for row in told for key, value in row.items() if isinstance(value, str)} - _NO_TEXT)
+    if columns:
+        raise InputError(
+            f"{where}: the answers may stand under 'answer' or under {', '.join(map(repr, columns))}; rename the "
+            f"predictions' column to {TEXT_KEYS[0]!r}"
+        )
+    if len(told) < max(len(rows), _SUSPECT) or any(row.get(key) for row in told for key in _ANSWERER):
+        return
+    right = {question.id: {question.answer, *question.references, question.letter} for question in benchmark.questions}
+    if all(answer.text in right.get(answer.id, ()) for answer in answers):
+        raise InputError(
+            f"{where}: every text under 'answer' is the reference itself; if these are predictions, rename the column "
+            f"to {TEXT_KEYS[0]!r}"
+        )
+
+
+def _text_key(row: Row) -> str | None:
+    return next((key for key in TEXT_KEYS if row.get(key) is not None), None)
+
+
 def _text(row: Row, where: str, number: int) -> str:
     numbered = str(row.get(_NUMBERED, "")).strip()
     if numbered in tuple("12345678"):
         return ascii_uppercase[int(numbered) - 1]
-    key = next((key for key in TEXT_KEYS if row.get(key) is not None), None)
+    key = _text_key(row)
+    if key is None and row.get("failed"):
+        return ""
     if key is None:
         raise InputError(f"{where}: row {number} has no answer; put it under one of {', '.join(TEXT_KEYS)}")
     return str(row[key])

@@ -184,7 +184,8 @@ def score(
     """
     family = FAMILIES[benchmark.family]
     items = judge(benchmark, predictions, by_order)
-    of_image = {name: judge(benchmark, rows, by_order) for name, rows in (controls or {}).items() if name != "rotated"}
+    shown = {name: rows for name, rows in (controls or {}).items() if name != "rotated"}
+    of_image = {name: judge(benchmark, rows, by_order, name) for name, rows in shown.items()}
     turned = (controls or {}).get("rotated")
     also = family.also(_answered([item.question for item in items], [item.prediction for item in items]))
     result = Scores(
@@ -205,12 +206,12 @@ def score(
     return result
 
 
-def judge(benchmark: Benchmark, predictions: Path | Rows, by_order: bool = False) -> list[Item]:
-    """Every question with its answer and credits, in the benchmark's order."""
+def judge(benchmark: Benchmark, predictions: Path | Rows, by_order: bool = False, control: str = "real") -> list[Item]:
+    """Every question with its answer, made under `control`, and credits, in the benchmark's order."""
     where = str(predictions) if isinstance(predictions, Path) else "predictions"
     rows = files.read(predictions) if isinstance(predictions, Path) else list(predictions)
     benchmark = files.with_options(benchmark, rows, where)
-    given = files.match(benchmark, rows, where, by_order)
+    given = files.match(benchmark, rows, where, by_order, control)
     kept = [replace(answer, text=answer.text[:MAX_ANSWER]) for answer in given]
     family = FAMILIES[benchmark.family]
     answered = _answered(benchmark.questions, kept)
@@ -289,7 +290,7 @@ def _rotated(
 ) -> Rotated:
     measure = family.measures[0][0]
     orders: dict[str, list[tuple[int, Item]]] = {}
-    for item in judge(conditions.asked(benchmark, "rotated"), turned):
+    for item in judge(conditions.asked(benchmark, "rotated"), turned, control="rotated"):
         id, _, shift = item.question.id.rpartition("@")
         orders.setdefault(id, []).append((int(shift), item))
     accuracies, own, agree = [], [], []

@@ -93,13 +93,24 @@ def rules(scores: Mapping[str, Any]) -> Table:
 
 
 def notes(scores: Mapping[str, Any]) -> list[str]:
-    """What stands under the tables: why the two rules differ, and METEOR or why there is none."""
+    """What stands under the tables: why the two rules differ, what the scores lack, METEOR or why there is none."""
     kind = family(scores)
     told = [f"Strict and official: {kind.why_they_differ}"] if kind.rules else []
+    told += scores.get("provenance", {}).get("notes", [])
     found = scores.get("provenance", {}).get("meteor_official")
     if isinstance(found, dict):
         return [*told, f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})"]
     return [*told, found] if found else told
+
+
+def readable(scores: Mapping[str, Any]) -> str:
+    """How many of the answers could not be used, in one line; "" where nothing is known of it."""
+    known = scores.get("provenance", {})
+    if "n_failed" not in known:
+        return ""
+    share = known.get("parse_failure_percent")
+    unread = "" if share is None else f"{share:.1f} % not readable (counted as wrong), "
+    return f"Answers: {unread}{known['n_failed']} requests failed, {known.get('n_cut', 0)} cut for their length"
 
 
 def verdict(scores: Mapping[str, Any]) -> str:

@@ -46,6 +46,13 @@ def test_every_benchmark_is_of_a_family(name: str) -> None:
     assert all(family in FAMILIES for family in families)
 
 
+def test_what_could_not_be_used_is_said_in_one_line() -> None:
+    questions = [Question(str(n), "a.png", "?", "yes", True, ("yes", "no"), {"category": "random"}) for n in range(4)]
+    rows = [Prediction("0", "yes"), Prediction("1", "maybe"), Prediction("2", "", "timeout"), Prediction("3", "no")]
+    told = show.readable(score(benchmark_of(questions, "pope"), rows, bootstrap=10).to_json())
+    assert told == "Answers: 50.0 % not readable (counted as wrong), 1 requests failed, 0 cut for their length"
+
+
 ANSWERS = ("Yes.", "No, there is not.", "I cannot tell", "It is normal", "yes and no", "")
 
 

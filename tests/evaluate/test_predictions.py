@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from llavamed.errors import InputError
-from llavamed.evaluate import benchmarks, predictions
+from llavamed.evaluate import benchmarks, predictions, show
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.metrics.mmmu import MEDICAL
 from llavamed.evaluate.score import MAX_ANSWER, score
@@ -112,6 +112,52 @@ def test_a_benchmarks_own_file_given_as_answers_is_told() -> None:
         predictions.match(THREE, rows, "coco_pope_random.json")
 
 
+def test_references_are_not_taken_for_answers() -> None:
+    row = {"question": "q", "answer": "yes"}
+    with pytest.raises(InputError, match=r"x: the answers may stand under 'answer' or under 'output'"):
+        predictions.match(THREE, [{**row, "qid": q.id, "output": "wrong"} for q in YES_NO], "x")
+    many = benchmark_of(*(replace(YES_NO[0], id=str(n), answer=f"finding {n}", closed=False) for n in range(30)))
+    gold = [{"qid": q.id, "question": "q", "answer": q.answer} for q in many.questions]
+    with pytest.raises(InputError, match="every text under 'answer' is the reference itself"):
+        predictions.match(many, gold, "x")
+    gold[7]["answer"] = "Finding 7."
+    assert predictions.match(many, gold, "x")[7].text == "Finding 7."
+
+
+@pytest.mark.parametrize("name", ["vqa-rad", "slake"])
+def test_a_benchmarks_own_references_given_as_answers_are_told(name: str, shared_data: Path) -> None:
+    folder = shared_data / name.replace("-", "_")
+    benchmark = benchmarks.load(name, folder)
+    file = next(folder / each for each in benchmark.sha256 if "json" in each)
+    with pytest.raises(InputError, match=r"'answer'"):
+        predictions.match(benchmark, predictions.read(file), str(file))
+
+
+def test_answers_made_under_a_control_are_not_scored_as_real() -> None:
+    rows = [{"id": q.id, "text": "yes", "control": "blank"} for q in YES_NO]
+    with pytest.raises(InputError, match=r"3 answers were made under the control 'blank' and are given as 'real'"):
+        score(THREE, rows)
+    real = [{"id": q.id, "text": "yes"} for q in YES_NO]
+    assert score(THREE, real, bootstrap=10, controls={"blank": rows}).gaps["blank"]["closed_accuracy"].value == 0
+    with pytest.raises(InputError, match="under the control 'blank' and are given as 'noise'"):
+        score(THREE, real, controls={"noise": rows})
+
+
+@pytest.mark.parametrize("more", [{}, {"text": None}, {"text": ""}])
+def test_a_failed_request_needs_no_text_and_is_wrong(more: dict[str, Any]) -> None:
+    rows = [{"id": "0", "failed": "timeout", **more}, {"id": "1", "text": "yes"}, {"id": "2", "text": "yes"}]
+    found = score(THREE, rows, bootstrap=10)
+    assert (found.provenance["n_failed"], found.scores["closed_accuracy"].n) == (1, 3)
+    assert found.scores["closed_accuracy"].value == pytest.approx(200 / 3)
+
+
+def test_a_byte_order_mark_and_ids_outside_of_their_rows_are_read(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_text(FORMS["ours"][1](), encoding="utf-8-sig")
+    (tmp_path / "p.json").write_text(json.dumps({str(n): {"text": text} for n, text in enumerate(TEXTS)}))
+    for name in ("p.jsonl", "p.json"):
+        assert [p.text for p in predictions.match(THREE, predictions.read(tmp_path / name), "x")] == TEXTS
+
+
 def test_medmcqas_submission_counts_its_options_from_one() -> None:
     options = ("a", "b", "c", "d")
     benchmark = benchmark_of(*(replace(q, options=options, letter="A") for q in YES_NO))
@@ -179,6 +225,38 @@ def test_mmmus_example_outputs_score_what_the_official_evaluator_gives(shared_da
     medical = score(benchmarks.load("mmmu-med", folder), folder / "llava1.5_13b", bootstrap=10)
     assert medical.scores["accuracy_official"].value == pytest.approx(100 * 58 / 150)
     assert {item.question.groups["subject"] for item in medical.items} == set(MEDICAL)
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "unread"),
+    [
+        *((text, 100.0, 0.0) for text in ("B", "(B)", "B. foo", "The answer is B.")),
+        *((text, 0.0, 0.0) for text in ("C", "(A)")),
+        *((text, 0.0, 100.0) for text in ("", "a liver", "B or C", "vitamin B")),
+    ],
+)
+def test_with_mmmus_answer_key_alone_a_letter_is_read_or_counted_unread(text: str, value: float, unread: float) -> None:
+    key = Question("validation_Art_1", "", "", "B", True, letter="B", groups={"subject": "Art"})
+    found = score(benchmark_of(key, family="mmmu"), [{"id": key.id, "text": text}], bootstrap=10)
+    assert found.scores["accuracy"].value == found.scores["accuracy_official"].value == value
+    assert found.provenance["parse_failure_percent"] == unread
+
+
+def test_letters_that_may_have_been_drawn_at_random_are_said_to_be_no_strict_score(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    folder = shared_data / "mmmu"
+    score(
+        benchmarks.load("mmmu", folder),
+        folder / "llava1.5_13b" / "total_val_output.json",
+        bootstrap=10,
+        out=tmp_path / "p",
+    )
+    body = show.read(tmp_path / "p")
+    assert any("drawn at random" in note for note in body["provenance"]["notes"])
+    assert any("drawn at random" in line for line in show.notes(body))
+    whole = score(benchmarks.load("mmmu", folder), folder / "llava1.5_13b", bootstrap=10)
+    assert "notes" not in whole.provenance
 
 
 def test_outputs_of_another_version_of_the_answers_are_told(shared_data: Path) -> None:

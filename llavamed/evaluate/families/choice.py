@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from llavamed.evaluate.families.family import Answered, Credits, Family, Metric, mean
 from llavamed.evaluate.metrics import choice, mmmu
@@ -72,25 +73,42 @@ MEDMCQA = _choice("medmcqa", None, _NO_LIKELIHOOD)
 # ---------------------------------------------------------------- MMMU
 
 
+_UNKNOWN_OPTIONS = ("",) * 9  # MMMU's questions have at most nine
+_BARE_KEY = (
+    "The options are not there, only the answer key: both modes take the letter that an answer states. The letters of "
+    "MMMU's own total_val_output.json are drawn at random where its script read none, so they have no strict score: "
+    "give the <Subject>/output.json files for that."
+)
+
+
 def _item(question: Question, text: str) -> mmmu.Item:
     return mmmu.Item(text, question.letter or question.references, question.lettered)
 
 
 def _key_alone(question: Question) -> bool:
-    """Only the answer key is there, without options: then the prediction is the letter that was parsed elsewhere."""
+    """Only the answer key is there, without options: then an answer is the letter that it states, in both modes."""
     return bool(question.letter) and not question.options
+
+
+def _letter(text: str) -> str | None:
+    """What an answer states where the options are not known: "(B)", "B. foo", "The answer is B."; else None."""
+    return choice.parse_choice(text, _UNKNOWN_OPTIONS)
 
 
 def _official(items: Sequence[Answered]) -> Credits:
     parsed = iter(mmmu.official_scores([_item(q, text) for q, text, _ in items if not _key_alone(q)]))
-    found = [float(text.strip() == q.letter) if _key_alone(q) else next(parsed) for q, text, _ in items]
+    found = [float(_letter(text) == q.letter) if _key_alone(q) else next(parsed) for q, text, _ in items]
     return [0.0 if item.failed else credit for item, credit in zip(items, found, strict=True)]
 
 
 def _strict(text: str, question: Question) -> float:
     if _key_alone(question):
-        return float(text.strip() == question.letter)
+        return float(_letter(text) == question.letter)
     return mmmu.strict_score(_item(question, text))
+
+
+def _notes(items: Sequence[Answered]) -> dict[str, Any]:
+    return {"notes": [_BARE_KEY]} if any(_key_alone(item.question) for item in items) else {}
 
 
 def _medical(question: Question) -> bool:
@@ -117,7 +135,8 @@ MMMU = Family(
     why_they_differ=mmmu.WHY_THEY_DIFFER,
     measures=_HEADLINE,
     decisive=("accuracy",),
-    parse=lambda text, q: text.strip() or None if _key_alone(q) else mmmu.parse_strict(_item(q, text)),
+    parse=lambda text, q: _letter(text) if _key_alone(q) else mmmu.parse_strict(_item(q, text)),
+    also=_notes,
 )
 
 _ALL = ("accuracy", "accuracy_official")
