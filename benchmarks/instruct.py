@@ -1,6 +1,7 @@
 """The generation engine against an endpoint with the faults of a real one: throughput, memory, twenty kills.
 
-    python benchmarks/instruct.py [throughput] [memory] [kill] [--records 10000] [--full queue|refuse] [--out DIR]
+    python benchmarks/instruct.py [throughput] [memory] [kill] [--records 10000] [--full queue|refuse] [--scale 1]
+    [--out DIR]
 
 Everything is the command as a user runs it (`llavamed instruct generate CORPUS --teacher URL`), in a process of its
 own, against `benchmarks/endpoint.py` in another, over HTTP: 64 places, median 2 s, and its five kinds of faults.
@@ -9,7 +10,8 @@ throughput  Records a second against what an ideal caller would have reached wit
             that is), over the whole run, its slow start and its last straggler included, and over the middle: from the
             5th to the 95th of 100 answers. Beside it the way of LLaVA-Med's script, restated: batches of three are
             gathered, an error loses the batch and waits six seconds, three rounds over what is missing. Hung calls
-            are cut after 30 s for it (it had no limit), and its rate is taken from fewer records.
+            are cut after 30 s for it (it had no limit), and its rate is taken from fewer records. On a machine that has
+            other work, `--scale 4` makes all times of the endpoint four times as long.
 memory      Peak memory of the process with 1,000 and with 10,000 records. Times are scaled down.
 kill        kill -9 at twenty random moments, then a run to the end. Every record must be there once, and every call
             that the endpoint counted beyond one a record must be a fault of its own or have been under way at a kill.
@@ -122,14 +124,14 @@ def table(columns: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
 # --- throughput ----------------------------------------------------------------------------------------------------
 
 
-def throughput(work: Path, count: int, full: str) -> bool:
+def throughput(work: Path, count: int, full: str, scale: float) -> bool:
     corpus = make_corpus(work / "corpus-throughput", count)
-    with endpoint(full=full) as url:
+    with endpoint(full=full, scale=scale) as url:
         finish(start(corpus, work / "throughput", url, work / "log"), work / "log")
         ours = stats(url)
     check_once(work / "throughput", count)
-    with endpoint(full=full) as url:
-        asyncio.run(original(url, ORIGINAL_RECORDS))
+    with endpoint(full=full, scale=scale) as url:
+        asyncio.run(original(url, ORIGINAL_RECORDS, scale))
         theirs = stats(url)
     rows: list[tuple[object, ...]] = []
     ratio = rate(ours) / rate(theirs)
@@ -157,9 +159,9 @@ def rate(found: dict[str, Any]) -> float:
     return float(found["records"] / found["seconds"])
 
 
-async def original(url: str, count: int) -> None:
+async def original(url: str, count: int, scale: float) -> None:
     """The way of LLaVA-Med's script: batches of three, each gathered; an error loses the batch; three rounds."""
-    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=HANG_SECONDS)
+    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=HANG_SECONDS * scale)
     missing = [f"Caption of case {number}." for number in range(count)]
 
     async def one(caption: str) -> str:
@@ -174,7 +176,7 @@ async def original(url: str, count: int) -> None:
             try:
                 texts = await asyncio.gather(*(one(caption) for caption in batch))
             except openai.OpenAIError:
-                await asyncio.sleep(PENALTY_SECONDS)
+                await asyncio.sleep(PENALTY_SECONDS * scale)
                 texts = ["" for _ in batch]
             left += [c for c, text in zip(batch, texts, strict=True) if answer.read(text) is None]
         missing = left
@@ -253,11 +255,16 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="throughput | memory | kill")
     parser.add_argument("--records", type=int, default=10_000, help="of the throughput")
     parser.add_argument("--full", choices=("queue", "refuse"), default="queue", help="what the endpoint does when full")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the endpoint's times in the throughput")
     parser.add_argument("--out", type=Path, help="keep the folders here")
     args = parser.parse_args()
     work = args.out or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
-    proofs = {"throughput": lambda work: throughput(work, args.records, args.full), "memory": memory, "kill": kill}
+    proofs = {
+        "throughput": lambda work: throughput(work, args.records, args.full, args.scale),
+        "memory": memory,
+        "kill": kill,
+    }
     good = [proofs[part](work) for part in args.parts or proofs]
     if args.out is None:
         shutil.rmtree(work)

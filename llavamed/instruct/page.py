@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from llavamed.instruct.judge import Judged
 
 _CARDS = 30
-_VERBS, _NOUNS = 12, 5  # of the sunburst: verbs, and nouns of each
+_VERBS, _NOUNS = 12, 8  # of the sunburst: verbs, and nouns of each
 _WORST = 10  # conversations by the judge's score
 _COLOURS = ("#0b6e8a", "#e08e45", "#7a9e7e", "#b5546a", "#6a6fb3", "#c9a63d", "#4f8fc0", "#9a6b4f", "#5aa6a0",
             "#d27d9b", "#8a8f3c", "#7d7d7d")  # fmt: skip
@@ -102,7 +102,7 @@ def write_page(made: Manifest, tally: Tally, store: Corpus, section: InstructSec
             [_sunburst("questions", tally.asked), _sunburst("answers", tally.told), _domains(tally)],
             "Inner ring: the verb of the sentence; outer ring: its noun, by rule "
             f"({_found(tally.asked)} of the questions and {_found(tally.told)} of the answers have both). "
-            "Right: images and turns of each domain.",
+            "Then the images and turns of each domain.",
         )
     page.table(
         "What was dropped, and why",
