@@ -216,9 +216,9 @@ class RemoteEngine:
         )
         if text is None:
             why = f" (finish_reason {finish_reason!r})" if choices else ""
-            error = RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
-            error.billed = reply if message is not None else None
-            raise error
+            empty = RemoteError(f"{self.url}, model {self.model!r}: a reply without a text{why}")
+            empty.billed = reply if message is not None else None
+            raise empty
         return reply
 
     def _body(self, request: Request, encode: Callable[[Image], str] | None = None) -> dict[str, Any]:
