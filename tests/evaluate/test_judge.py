@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import signal
 import sys
@@ -365,7 +364,7 @@ def test_replies_under_way_are_kept_when_the_run_is_stopped(
             time.sleep(0.01)
         if stop == "refusal":
             return 401, '{"error": {"message": "revoked"}}'
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         return "8 6"
 
     endpoint.reply = reply
