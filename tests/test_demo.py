@@ -164,8 +164,8 @@ def marks(out: Path) -> int:
 
 @pytest.mark.slow
 def test_a_demo_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
-    """kill -9 and Ctrl-C in turn, at moments drawn from a seed, ever later. A moment is how far an uninterrupted run had
-    come by then, which is the same on a machine that was slow then and is fast now."""
+    """kill -9 and Ctrl-C in turn, at moments drawn from a seed, ever later. A moment is how far an uninterrupted run
+    had come by then, which is the same on a machine that was slow then and is fast now."""
     command = [sys.executable, "-m", "llavamed.cli", "demo", "--no-serve", *sets()]
     straight = subprocess.Popen([*command, "--out", tmp_path / "straight"])
     far = []
