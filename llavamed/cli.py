@@ -319,12 +319,15 @@ def train(
         str, typer.Option("--gpu", help="Plan for this GPU (a100-40g, h200, ...), not the one at hand.")
     ] = "",
     gpu_gb: Annotated[float | None, typer.Option("--gpu-gb", min=1, help="Plan for this much memory.")] = None,
+    fp8_frozen: Annotated[
+        bool, typer.Option("--fp8-frozen", help="Stages that freeze the language model multiply with it in 8 bits.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The recipe's curriculum: align, then instruct, then finetune."""
     from llavamed import recipe
 
-    settings = recipe.load(name, overrides)
+    settings = recipe.load(name, [*overrides, *(["train.fp8_frozen=true"] if fp8_frozen else [])])
     if dry_run:
         from llavamed.model import gpus
         from llavamed.model.plan import plan

@@ -143,7 +143,7 @@ class ValidationSection(_Section):
     samples: int = Field(default=4, ge=0)  # of them, answered each time
     benchmark: str | None = None  # a small score on this benchmark ...
     data: str | None = None  # ... read from this folder ...
-    questions: int = Field(default=64, gt=0)  # ... with its first so many questions
+    questions: int = Field(default=64, gt=0)  # ... with so many of its questions, evenly spaced
     keep: Literal["last", "best"] = "last"  # which step's model the stage leaves, by held-out loss
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from llavamed import cli, recipe
+from llavamed.manifest import Manifest
 from llavamed.model import folder, parts
 
 
@@ -174,6 +175,19 @@ def test_dry_run_plans_the_7b_model_without_weights(
     out = capsys.readouterr().out
     for number in ("7,241,732,096", "20,979,712", "576"):
         assert number in out
+
+
+@pytest.mark.parametrize("options", [["--fp8-frozen"], ["--set", "train.fp8_frozen=true"]])
+def test_fp8_of_frozen_weights_has_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str]) -> None:
+    asked = []
+
+    def train(settings: recipe.Recipe, *_: object) -> Manifest:
+        asked.append(settings.train.fp8_frozen)
+        return Manifest("train")
+
+    monkeypatch.setattr("llavamed.train.run.train", train)
+    assert run(monkeypatch, "train", "tiny", "--out", tmp_path, *options) == 0
+    assert asked == [True]
 
 
 def test_dry_run_says_hours_and_the_largest_pack_for_the_gpu_named(

@@ -3,12 +3,14 @@
 In: the stage's pictures and its tower. Out: something that is asked for pictures as `Pixels` is, and gives the
 tower's features instead, (tokens, dim); `forward.image_features` goes on from there.
 
-This pays where a small tower stands beside a small language model on a CPU: of the demo's `instruct` it is a twelfth.
+This pays where a small tower stands beside a small language model on a CPU: of the demo's `instruct` it is a tenth.
 LLaVA-Med's own would be 1.2 MB a picture, 71 GB for 60,000, to save 0.6 % of the work, so there is a limit
 (`FEATURE_CACHE_BYTES`), and only a stage that shows its pictures again is worth the trouble.
 
 The hard thing is that a matrix product of other rows may end in another last bit. So the pictures are taken in the
 order of the records and in groups that depend on nothing else: a run that is resumed has the same features.
+
+The meter's FLOP/s go on counting the tower in every epoch: they are the work of the model, not of the machine.
 """
 
 from __future__ import annotations

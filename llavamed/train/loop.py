@@ -252,19 +252,47 @@ class _Run:
             return False
         self.ranks.doing(f"validating after step {done}")
         model.eval()
-        row: dict[str, Any] = {"step": done, "loss": held_out_loss(look, self)}
-        samples = []
-        if self.ranks.world == 1:
-            with packed(model, "sdpa"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                samples = [{"step": done, **answer} for answer in answers(self.assembled, look)]
-                if look.score is not None:
-                    row["score_name"], row["score"] = look.score(self.assembled)
+        with torch.compiler.set_stance("force_eager"):  # other lengths, without gradients: no reason to compile anew
+            row: dict[str, Any] = {"step": done, "loss": held_out_loss(look, self)}
+            samples, scored = self._ask(look)
         self._training()
         if self.ranks.first:
-            append_rows(self.out / SAMPLES, samples)
-            append_rows(self.out / VALIDATION, [row])
+            append_rows(self.out / SAMPLES, [{"step": done, **sample} for sample in samples])
+            append_rows(self.out / VALIDATION, [row | scored])
         self.ranks.wait()
         return self.best() == done
+
+    def _ask(self, look: Look) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Answers to a few held-out questions, and the small score. Of several ranks the first one has the whole model
+        in its hands for it, while the others wait: they may not be in step where each says a text of its own length."""
+        if look.settings.samples == 0 and look.score is None:
+            return [], {}
+        assembled = self._gathered()
+        if assembled is None:
+            return [], {}
+        scored: dict[str, Any] = {}
+        model: Any = assembled.model
+        with (
+            self.ranks.alive("answering held-out questions"),
+            packed(model, "sdpa"),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
+        ):
+            try:
+                if self.ranks.world > 1:
+                    model.to(self.device).eval()
+                samples = answers(assembled, look)
+                if look.score is not None:
+                    scored["score_name"], scored["score"] = look.score(assembled)
+            except torch.OutOfMemoryError:
+                if self.ranks.world == 1:
+                    raise
+                print(
+                    f"train {self.name}: no answers and no score: beside its share the first rank has no room on its "
+                    "GPU for the whole model; the loss of held-out records goes on",
+                    file=sys.stderr,
+                )
+                samples = []
+        return samples, scored
 
     def _training(self) -> None:
         """Into training mode; what is frozen stays as it is at inference."""
@@ -308,7 +336,7 @@ class _Run:
         self.optimizer.state.clear()
         self.state = {}
         assembled = self._gathered()
-        if self.ranks.first:
+        if assembled is not None:
             with self.ranks.alive("writing the model"):
                 self._write(assembled, made_from)
         self.ranks.wait()
@@ -373,17 +401,23 @@ class _Run:
             )
         return step
 
-    def _gathered(self) -> Assembled:
-        """The trained model in one piece; of a sharded one, on the first rank."""
+    def _gathered(self) -> Assembled | None:
+        """The model in one piece. Of a sharded one it is a copy on the first rank, and None on the others, which hand
+        over what they hold: every rank has to call."""
         if self.ranks.world == 1:
             return self.assembled
-        assert self.assembled.folder is not None
-        with self.ranks.alive("reading the model that the stage began with"):
-            again = model_folder.load(self.assembled.folder, self.folder_dtype)
-        for part, named in lora.trainable(again, self.stage, self.seed).items():
-            for name, parameter in named.items():
-                parameter.data = whole(self.parameters[part][name]).cpu()  # every rank has to ask
-        return again
+        whole_model, parameters = None, {}
+        if self.ranks.first:
+            assert self.assembled.folder is not None
+            with self.ranks.alive("reading the model that the stage began with"):
+                whole_model = model_folder.load(self.assembled.folder, self.folder_dtype)
+                parameters = lora.trainable(whole_model, self.stage, self.seed)
+        for part, named in self.parameters.items():
+            for name, shard_of_it in named.items():
+                tensor = whole(shard_of_it)
+                if whole_model is not None:
+                    parameters[part][name].data = tensor.detach().cpu()
+        return whole_model
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

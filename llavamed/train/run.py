@@ -72,9 +72,9 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
         _check_paths(name, stage)
         lora.require(stage.lora)
         if ranks.world > 1 and stage.lora is not None and stage.lora.quantize != "none":
-            raise InputError(f"train.{name}.lora.quantize works in one process only; set it to none")
+            raise InputError(f"train.{name}.lora.quantize works in one process only{_torchrun(ranks)}; set it to none")
     if ranks.world > 1 and recipe.train.optimizer_state == "int8":
-        raise InputError("train.optimizer_state=int8 works in one process only; set it to bfloat16")
+        raise InputError(f"train.optimizer_state=int8 works in one process only{_torchrun(ranks)}; set it to bfloat16")
     check_trackers(recipe.train.trackers)
     _check_recipe(recipe, out)
     wanted: dict[str, Manifest] = {}
@@ -161,6 +161,10 @@ def stage_manifest(recipe: Recipe, name: str, stage: StageSection, starts_from: 
         **recipe.train.model_dump(include=_ALSO_DECIDES),
     }
     return Manifest("stage", settings=settings, inputs=inputs, extra={"model": recipe.model.model_dump(mode="json")})
+
+
+def _torchrun(ranks: Ranks) -> str:
+    return f", and torchrun has started {ranks.world}"
 
 
 def _load(stage: Path, recipe: Recipe, ranks: Ranks) -> Assembled:

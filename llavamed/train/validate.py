@@ -6,7 +6,7 @@
 Training loss falls also for a model that learns its few thousand records by heart; the held-out loss does not, and
 where it turns up the run should have ended (`validation.keep: best` ends it there after the fact).
 
-Answers and scores need the whole model in one place, so several ranks measure the loss alone.
+Answers and scores need the whole model in one place: of several ranks the first one gathers it (`loop._Run._ask`).
 """
 
 from __future__ import annotations

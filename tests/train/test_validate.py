@@ -32,10 +32,12 @@ Run = Callable[..., Manifest]
 def run(parts: ModelSection, data: Path, images: Path) -> Run:
     """Ten steps of the five records that are not held out."""
 
-    def make(out: Path, look: ValidationSection = LOOK, score: Any = None, **stage: Any) -> Manifest:
+    def make(
+        out: Path, look: ValidationSection = LOOK, score: Any = None, compile: bool = False, **stage: Any
+    ) -> Manifest:
         keys = {"trains": ("projector", "language_model"), "learning_rate": 3e-3, "epochs": 5, "batch_size": 3, **stage}
         section = StageSection(data=str(data), images=str(images), **keys)
-        train = TrainSection(max_tokens=128, tokens_per_pack=64, validation=look)
+        train = TrainSection(max_tokens=128, tokens_per_pack=64, validation=look, compile=compile)
         assembled = build(parts, 0)
         pixels = Pixels(images, assembled.processor)
         examples = read_examples(data, pixels, assembled.processor, train.max_tokens)
@@ -124,6 +126,26 @@ def test_the_best_step_is_kept_if_asked(run: Run, tmp_path: Path, monkeypatch: p
     run(tmp_path / "last")
     kept = model_folder.load(tmp_path / "best").model.state_dict()
     assert all(torch.equal(kept[name], weights[name]) for name in weights)
+
+
+def test_looking_compiles_nothing_anew(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out packs have no gradient, and an answer is of another length at every word: each a reason to."""
+    counts, graphs = torch._dynamo.utils.counters["stats"], []
+    validate, compile_with = loop._Run.validate, torch.nn.Module.compile
+
+    def counted(self: Any, done: int) -> bool:
+        before = counts["unique_graphs"]
+        best = validate(self, done)
+        graphs.append((before, counts["unique_graphs"]))
+        return best
+
+    monkeypatch.setattr(loop._Run, "validate", counted)
+    # traced and guarded as ever, but what is traced is run as it is: the usual backend needs a C++ compiler
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **keys: compile_with(self, backend="eager", **keys))
+    run(tmp_path, compile=True)
+    assert len(read_rows(tmp_path / "samples.jsonl")) == 8
+    assert len(graphs) == 10
+    assert all(before == after > 0 for before, after in graphs)
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "gone"])
