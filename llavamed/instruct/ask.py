@@ -43,6 +43,7 @@ BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 60.0
 LONGEST_WAIT_SECONDS = 900.0  # an endpoint that says to come back later than this is left for today
 FAILURES_BEFORE_GIVING_UP = 10  # from the first record on: then it is the endpoint, not the records
 IN_A_ROW, SILENT_SECONDS = 50, 120.0  # so many failures without an answer between them, for so long: it is down
+UNPROVEN_IN_A_ROW = 8  # calls that broke, before the first answer of all
 _ANOTHER_CANARY_SECONDS = 5.0
 _TICK_SECONDS, _LATE_SECONDS = 0.1, 0.5
 _VARIANT_TEMPERATURE = 0.7
@@ -295,6 +296,8 @@ class _Work:
     def _broke(self, kind: str, why: str) -> None:
         self.outcome.broken[kind] += 1
         self.in_a_row += 1
+        if kind == "broke" and not self.endpoint.proven and self.in_a_row >= UNPROVEN_IN_A_ROW:
+            self._halt(InputError(f"{self.endpoint.where}: no answer ({why}); is the address right, and is it up?"))
         if self.in_a_row >= IN_A_ROW and time.monotonic() - self.last_answer > SILENT_SECONDS:
             self._halt(InputError(f"{self.endpoint.where}: {self.in_a_row} calls in a row without an answer ({why})"))
 

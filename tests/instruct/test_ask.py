@@ -157,6 +157,12 @@ def test_an_endpoint_that_only_fails_is_left_with_the_reason(endpoint: Server, t
     assert len(endpoint.requests) == 10
 
 
+def test_an_address_where_nobody_answers_is_left_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask_module, "BACKOFF_SECONDS", 0.001)
+    with pytest.raises(InputError, match=r"no answer \(.*\); is the address right, and is it up"):
+        _ask("http://127.0.0.1:9/v1", tmp_path / "j", 100)
+
+
 def test_what_would_fail_every_record_ends_it_at_the_first_call(endpoint: Server, tmp_path: Path) -> None:
     endpoint.reply = lambda body: Said("no", 401)
     with pytest.raises(InputError, match="key was refused"):
