@@ -200,7 +200,8 @@ def instruct_generate(
     given = {f"instruct.{key}": value for key, value in values.items() if value is not None}
     section = recipe.changed(recipe.load("tiny", overrides), given).instruct
     if dry_run:
-        _table(*offline.plan(corpus, out, section, seed).table(), as_json)
+        names, rows = offline.plan(corpus, out, section, seed).table()
+        _table(names, [[n, f"{v:,}" if isinstance(v, int) and not as_json else v] for n, v in rows], as_json)
         return
     if export_batch is not None:
         files, number = offline.export_batch(corpus, out, section, seed, export_batch)

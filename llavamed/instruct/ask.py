@@ -43,8 +43,9 @@ BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 60.0
 LONGEST_WAIT_SECONDS = 900.0  # an endpoint that says to come back later than this is left for today
 FAILURES_BEFORE_GIVING_UP = 10  # from the first record on: then it is the endpoint, not the records
 IN_A_ROW, SILENT_SECONDS = 50, 120.0  # so many failures without an answer between them, for so long: it is down
+UNPROVEN_IN_A_ROW = 8  # calls that broke, before the first answer of all
 _ANOTHER_CANARY_SECONDS = 5.0
-_TICK_SECONDS = 0.1
+_TICK_SECONDS, _LATE_SECONDS = 0.1, 0.5
 _VARIANT_TEMPERATURE = 0.7
 
 NOT_IN_FORM, DECLINED, FAILED, OVER_COST = "not_in_form", "declined", "failed", "over_max_cost"
@@ -150,6 +151,7 @@ class _Work:
         self.fatal: BaseException | None = None
         self.last_answer = time.monotonic()
         self.in_a_row = 0
+        self.seen_right = False  # a right answer, in the journal or now
 
     async def run(self) -> Outcome:
         ticker = asyncio.create_task(self._tick())
@@ -173,7 +175,8 @@ class _Work:
         for count, call in enumerate(self.calls):
             known, number = known_answer(call, self.journal, self.right)
             if known is not None:
-                self._done(count)
+                self.seen_right = True
+                self._done()
                 if count % 100 == 0:
                     await asyncio.sleep(0)
                 continue
@@ -230,6 +233,7 @@ class _Work:
                 self.journal.keep(variant.id, call.key, reply.text, reply.tokens, **about)
                 if self.right(reply.text):
                     self.outcome.answered += 1
+                    self.seen_right = True
                     self._done()
                     return
                 number, said = number + 1, reply.text
@@ -292,13 +296,15 @@ class _Work:
     def _broke(self, kind: str, why: str) -> None:
         self.outcome.broken[kind] += 1
         self.in_a_row += 1
+        if kind == "broke" and not self.endpoint.proven and self.in_a_row >= UNPROVEN_IN_A_ROW:
+            self._halt(InputError(f"{self.endpoint.where}: no answer ({why}); is the address right, and is it up?"))
         if self.in_a_row >= IN_A_ROW and time.monotonic() - self.last_answer > SILENT_SECONDS:
             self._halt(InputError(f"{self.endpoint.where}: {self.in_a_row} calls in a row without an answer ({why})"))
 
     def _fail(self, call: Call, kind: str, why: str) -> None:
         self.outcome.failed[call.key] = (kind, why)
         self._done()
-        if not self.outcome.answered and len(self.outcome.failed) >= FAILURES_BEFORE_GIVING_UP:
+        if not self.seen_right and len(self.outcome.failed) >= FAILURES_BEFORE_GIVING_UP:
             self._halt(
                 InputError(
                     f"{self.endpoint.where}: failed on each of the first {FAILURES_BEFORE_GIVING_UP} pairs ({why}); "
@@ -313,17 +319,22 @@ class _Work:
         self.stop.set()
         self.changed.set()
 
-    def _done(self, _: int = 0) -> None:
+    def _done(self) -> None:
         note = f"{len(self.tasks)} at once"
         if self.bill.known:
             note += f", {self.bill.spent:.2f} {self.bill.currency}"
         self.progress.advance(note=note)
 
     async def _tick(self) -> None:
-        ticks = 0
+        ticks, before = 0, time.monotonic()
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            ticks += 1
+            ticks, now = ticks + 1, time.monotonic()
+            late = now - before - _TICK_SECONDS
+            if late > _LATE_SECONDS:  # a laptop that slept, a machine with too much to do: the silence was ours
+                self.endpoint.forgive(late)
+                self.last_answer += late
+            before = now
             self.endpoint.end_silent()
             self.changed.set()
             if ticks % 10 == 0:

@@ -144,6 +144,11 @@ class Endpoint:
             if now - flight.heard > self.patience.limit:
                 flight.end()
 
+    def forgive(self, seconds: float) -> None:
+        """So long nobody listened: it does not count as the endpoint's silence."""
+        for flight in self._flights:
+            flight.heard += seconds
+
     def _give_up(self, why: str) -> bool:
         left = [name for name, _ in CONCESSIONS if name not in self.given_up]
         meant = [name for name, words in CONCESSIONS if name in left and re.search(rf"\b({words})\b", why, re.I)]
@@ -170,8 +175,9 @@ class Endpoint:
                     else:
                         _read_whole(await response.read(), kind, answer)
         except TimeoutError:
+            limit = self.patience.limit
             self.patience.cut()
-            raise Faltered(f"silent for {self.patience.limit:.0f} seconds", answer.tokens) from None
+            raise Faltered(f"silent for {limit:.0f} seconds", answer.tokens) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
             raise Faltered(self._told(error.__cause__ or error), answer.tokens) from None
         except openai.APIStatusError as error:

@@ -56,7 +56,8 @@ class Teacher(Protocol):
 
     name: str
     prompt_hash: str
-    closed: bool  # only yes/no and multiple-choice questions
+    closed: bool  # asks only yes/no and multiple-choice questions
+    by_rule: bool  # and so cannot tell what its source does not say
 
     def converse(self, pair: Pair, mentions: bool, turns: int, rng: random.Random) -> tuple[Message, ...]: ...
 
@@ -181,6 +182,7 @@ def chosen(store: Corpus, keys: set[str]) -> Iterator[Pair]:
 def _source(pair: Pair, teacher: str, prompt_hash: str) -> dict[str, Any]:
     return {
         "pair": pair.key,
+        "article": pair.article,
         "domain": pair.domain,
         "licence": pair.licence,
         "teacher": teacher,
@@ -239,7 +241,7 @@ def _instruct(
         if not turns:
             funnel["instruct: nothing_to_say"] += 1
             continue
-        messages, dropped = clean(turns, num_images=1, written=teacher.name != "template", closed=teacher.closed)
+        messages, dropped = clean(turns, num_images=1, written=not teacher.by_rule, closed=teacher.closed)
         funnel.update({f"cleaning: {rule}": number for rule, number in dropped.items()})
         if not messages:
             funnel["instruct: no_turn_left"] += 1

@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,7 +39,7 @@ class Journal:
         self._dirty = False
         self._file: BinaryIO | None = None
         if writable:
-            self._file = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -103,8 +104,12 @@ class Journal:
     def _append(self, row: dict[str, Any]) -> int:
         assert self._file is not None
         place, line = self._end, (json.dumps(row, ensure_ascii=False) + "\n").encode()
-        self._file.write(line)  # at the end, wherever was read last: the file is open for appending
-        self._file.flush()
+        try:
+            self._file.write(line)  # at the end, wherever was read last: the file is open for appending
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self._path, place)  # no half line before the next one
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again") from None
         self._end += len(line)
         self._dirty = True
         self._count(row)

@@ -37,6 +37,8 @@ class TeacherFailed(RuntimeError):
 class OpenAITeacher:
     """`image` gives the bytes of a pair's image; only a sighted teacher asks for them."""
 
+    by_rule = False
+
     def __init__(self, section: InstructSection, image: Callable[[str], bytes]) -> None:
         url, model = resolve(section)
         self.endpoint: Endpoint = connect(url, model, "instruct.teacher", TEACHER_KEY, section.timeout_seconds)

@@ -141,11 +141,26 @@ def test_a_record_that_was_never_right_is_not_paid_for_again(endpoint: Server, t
         assert (found.calls, found.failed["k3"][0]) == (calls, NOT_IN_FORM)
 
 
+def test_records_that_are_known_to_fail_do_not_look_like_an_endpoint_that_fails(
+    endpoint: Server, tmp_path: Path
+) -> None:
+    endpoint.reply = lambda body: Said("oops") if 5 <= _number(body) < 20 else Said()
+    assert len(_ask(endpoint, tmp_path / "j", 30).failed) == 15
+    again = _ask(endpoint, tmp_path / "j", 40)
+    assert (again.calls, again.answered, len(again.failed)) == (10, 10, 15)
+
+
 def test_an_endpoint_that_only_fails_is_left_with_the_reason(endpoint: Server, tmp_path: Path) -> None:
     endpoint.reply = lambda body: Said("I am a teapot", 413)
     with pytest.raises(InputError, match=r"first 10 pairs \(.*I am a teapot\)"):
         _ask(endpoint, tmp_path / "j", 100)
     assert len(endpoint.requests) == 10
+
+
+def test_an_address_where_nobody_answers_is_left_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask_module, "BACKOFF_SECONDS", 0.001)
+    with pytest.raises(InputError, match=r"no answer \(.*\); is the address right, and is it up"):
+        _ask("http://127.0.0.1:9/v1", tmp_path / "j", 100)
 
 
 def test_what_would_fail_every_record_ends_it_at_the_first_call(endpoint: Server, tmp_path: Path) -> None:
@@ -227,6 +242,23 @@ def test_killed_at_any_moment_nothing_is_asked_again_that_was_answered(tmp_path:
     faults = sum(calls[name] for name in ("refused", "error", "hang", "malformed", "cut"))
     assert calls.total() == 120 + faults + calls["caller hung up"] + whole_and_lost
     assert 0 <= whole_and_lost <= 2 * stats["most"]
+
+
+def test_a_process_that_slept_does_not_take_its_own_silence_for_the_endpoints(endpoint: Server, tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Said:
+        time.sleep(0.05)
+        return Said()
+
+    def right(text: str) -> bool:
+        if len(endpoint.requests) == 5:
+            time.sleep(2.5)  # longer than the limit, with others under way
+        return True
+
+    endpoint.reply = reply
+    with Journal(tmp_path / "j") as journal:
+        made = connect(endpoint.url, "m", "teacher", "LLAVAMED_TEACHER_KEY", 1.0)
+        found = ask(_calls(40, made.where), made, journal, right, bill=Bill(journal, None), at_most=8)
+    assert (found.answered, found.calls, dict(found.broken)) == (40, 40, {})
 
 
 def test_it_runs_inside_a_loop_that_runs_already(endpoint: Server, tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_each_rule_drops_its_turn_alone_and_counts_it(question: str, answer: str
         "There is no information gap between the vertebrae.",
         "It has an authoritative border.",
         "The answer: a cyst.",
+        "In the report one would write: a cyst.",
     ],
 )
 def test_ordinary_answers_stay(answer: str) -> None:

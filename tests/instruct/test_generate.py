@@ -77,7 +77,7 @@ def test_every_record_says_where_it_comes_from_and_is_sound(
         assert len({row.id for row in rows}) == len(rows)
         for row in rows:
             assert formats.problems(row) == []
-            assert set(row.source) == {"pair", "domain", "licence", "teacher", "prompt_hash"}
+            assert set(row.source) == {"pair", "article", "domain", "licence", "teacher", "prompt_hash"}
             assert row.images == (row.source["pair"],)
     assert all(row.messages[1].text == captions[row.images[0]] for row in _rows(tmp_path / "out", "align.jsonl"))
 

@@ -81,3 +81,11 @@ def test_only_places_are_kept_in_memory(tmp_path: Path) -> None:
         used, _ = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert used < 5000 * 250
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_one() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with Journal(full) as journal, pytest.raises(InputError, match="No space left"):
+        journal.keep(ONE, "k", "x" * 100)
