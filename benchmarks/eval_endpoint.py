@@ -1,6 +1,6 @@
 """An endpoint kept busy: our client against a simulated server, as a part of what an ideal client would get.
 
-    python benchmarks/endpoint.py [--requests 1500] [--slots 64] [--median 4.0] [--sigma 0.5]
+    python benchmarks/eval_endpoint.py [--requests 1500] [--slots 64] [--median 4.0] [--sigma 0.5]
 
 The server is a process of its own that answers after a time drawn from a log-normal distribution, one draw a question.
 It has so many places, and one of three ways with a request that finds none free:
