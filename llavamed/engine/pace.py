@@ -3,15 +3,14 @@
 Nobody says how many that are: a server that batches wants a hundred, one that does not wants one, a hosted one
 counts tokens a minute. So `Pace` feels its way, much as TCP does (Jacobson 1988):
 
-* It begins with a few and, as long as they are answered, lets one more under way for every answer (which doubles the
-  number in the time of one answer), up to a ceiling; above a number that was once too many, one more only in
-  the time of one answer.
+* It begins with a few and, as long as all are answered, lets one more under way for every answer, which doubles the
+  number in the time of one answer, up to a ceiling.
 * A refusal (status 429 or 503) says that those under way are all that the endpoint takes: that is the new limit. But it
-  may be chance, for hosted endpoints refuse some at any load. So the limit grows again with the next answer, unless
-  more than a tenth were refused of late, and only a fifth makes a number too many. An endpoint with N places so keeps
-  N requests under way, and one that refuses at random is asked no less.
+  may be chance, for hosted endpoints refuse some at any load, and the limit grows on. Only when about a sixth of late
+  were refused it grows by one with every twelfth answer, and no faster again: an endpoint with N places keeps N
+  requests under way and refuses one in thirteen, and one that refuses fewer at random is asked no less.
 * One that was refused alone says that there is nothing to be had: nothing is sent until the time is over that the
-  endpoint asks for.
+  endpoint asks for. Then it begins again.
 * A request that ran out of time halves the limit, once for those that were sent together: the endpoint has put it at
   the end of too long a queue.
 
@@ -28,10 +27,11 @@ from email.utils import parsedate_to_datetime
 
 CEILING = 128
 START = 32  # few enough for any endpoint
+GROWTH = 1 / 12  # an answer, once it was too often
+_TOO_OFTEN = 0.15  # refused, of the last attempts
+_LAST = 32
 LONGEST_WAIT_SECONDS = 60.0  # of our own accord; an endpoint may ask for more
 _SHUT_SECONDS = 1.0  # after a refusal that names no time
-_TOO_OFTEN, _SELDOM = 0.20, 0.10  # refused of the last attempts
-_LAST = 32
 
 
 class Pace:
@@ -42,9 +42,8 @@ class Pace:
         self.limit = float(min(start, ceiling))
         self.under_way = 0
         self.shut_until = 0.0
+        self._growth = 1.0  # an answer
         self._refused = 0.0  # share of the last attempts
-        self._too_many = math.inf  # grow fast below
-        self._before = self.limit  # the refusals began
         self._sent_before = 0  # of those under way, the limit was halved
 
     def may_start(self, now: float) -> bool:
@@ -54,35 +53,32 @@ class Pace:
         self.under_way += 1
 
     def answered(self) -> None:
-        was_full = self.under_way >= int(self.limit)
-        self._ended(refused=False)
-        if was_full and self._refused < _TOO_OFTEN:
-            fast = self.limit < self._too_many and self._refused < _SELDOM
-            self.limit = min(self.ceiling, self.limit + (1 if fast else 1 / self.limit))
+        if self.under_way >= int(self.limit):
+            self.limit = min(self.ceiling, self.limit + self._growth)
+        self._ended()
 
     def refused(self, now: float, seconds: float | None) -> None:
-        if self._refused < _SELDOM:
-            self._before = self.limit
         self._ended(refused=True)
-        self.limit = float(max(1, min(int(self.limit), self.under_way)))
+        self.limit = max(1.0, min(self.limit, self.under_way + self.limit % 1))
         if self._refused > _TOO_OFTEN:
-            self._too_many = self.limit if self._too_many == math.inf else max(self.limit, 0.9 * self._too_many)
-        if not self.under_way:  # it was not places that were missing: begin again, fast up to half of what was
+            self._growth = GROWTH
+        if not self.under_way:
+            self._growth, self._refused = 1.0, 0.0
             self.shut_until = now + (_SHUT_SECONDS if seconds is None else seconds)
-            self._too_many, self._refused = max(1.0, self._before / 2), 0.0
 
     def ran_out_of_time(self) -> None:
         is_first = not self._sent_before
-        self._ended(refused=False)
+        self._ended()
         if is_first:
-            self.limit = self._too_many = max(1.0, self.limit / 2)
+            self._growth = GROWTH
+            self.limit = max(1.0, self.limit / 2)
             self._sent_before = self.under_way
 
     def failed(self) -> None:
         """Ended otherwise, which says nothing about the pace."""
-        self._ended(refused=False)
+        self._ended()
 
-    def _ended(self, refused: bool) -> None:
+    def _ended(self, refused: bool = False) -> None:
         self.under_way -= 1
         self._refused += (refused - self._refused) / _LAST
         self._sent_before = max(0, self._sent_before - 1)

@@ -94,11 +94,11 @@ def drawn() -> Callable[[], float]:
 def test_an_endpoints_places_are_found_and_kept_busy(slots: int, asks_to_wait: float | None) -> None:
     requests = 50 * slots
     seconds, refused = simulated(Slots(slots, asks_to_wait), requests, drawn(), Pace())
-    assert ideal(slots, requests) / seconds > 0.94
-    assert refused < 150 + requests / 12
+    assert ideal(slots, requests) / seconds > 0.93
+    assert refused < 60 + requests / 11
 
 
-@pytest.mark.parametrize(("slots", "unlucky", "share"), [(64, 0.02, 0.95), (10**6, 0.02, 0.95), (64, 0.05, 0.9)])
+@pytest.mark.parametrize(("slots", "unlucky", "share"), [(64, 0.02, 0.95), (10**6, 0.02, 0.95), (64, 0.05, 0.8)])
 def test_an_endpoint_that_refuses_some_at_any_load_is_kept_busy(slots: int, unlucky: float, share: float) -> None:
     seconds, _ = simulated(Slots(slots, 1.0, unlucky), 4000, drawn(), Pace())
     assert ideal(min(slots, 128), 4000) / seconds > share
@@ -113,7 +113,7 @@ def test_an_endpoint_without_bounds_gets_the_ceiling() -> None:
 def test_a_spent_quota_is_not_hammered() -> None:
     seconds, refused = simulated(Quota(200), 1000, drawn(), Pace())
     assert seconds < 5.5 * 60
-    assert refused < 4 * 150, "each minute those under way fail once, and then nothing is sent"
+    assert refused < 5 * 128, "each minute those under way fail once, and then nothing is sent"
 
 
 def test_nothing_is_sent_while_the_endpoint_asks_for_quiet_and_then_one() -> None:
