@@ -18,7 +18,8 @@ caches, and a ratio is taken within a repeat. Exits with 1 where an answer diffe
 asked (4).
 
 `--parts` also switches off what makes it fast, one thing at a time, where every fourth question is "Describe the
-image.", so that answers are of several lengths; counts steps; and times a step with either kind of cache.
+image.", so that answers are of several lengths; counts steps; times a step with either kind of cache; and times the
+prefill of eight questions where an image has 576 tokens, as in LLaVA-Med v1.5 (a small random model).
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from unittest import mock
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image
 
 from llavamed.demo.benchmark import write_benchmark
 from llavamed.engine import decode, line
-from llavamed.engine.features import Features
+from llavamed.engine.features import Features, Picture
 from llavamed.engine.local import LocalEngine
 from llavamed.evaluate import benchmarks
 from llavamed.evaluate.benchmarks import Benchmark
@@ -230,6 +232,53 @@ def cache_steps(assembled: Assembled, columns: int = 64, steps: int = 32) -> Non
     print()
 
 
+def prefills(image_tokens: int = 576, together: int = 8) -> None:
+    """Eight questions enter, one, two, four or eight about each image."""
+    torch.manual_seed(0)
+    side = int(image_tokens**0.5)
+    text = transformers.MistralConfig(
+        vocab_size=1024, hidden_size=256, intermediate_size=768, num_hidden_layers=6, num_attention_heads=8,
+        num_key_value_heads=2, sliding_window=None,
+    )  # fmt: skip
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=8 * side,
+        patch_size=8,
+    )
+    config = transformers.LlavaConfig(vision_config=vision, text_config=text, image_token_index=5)
+    model = transformers.LlavaForConditionalGeneration(config).eval()
+    image = Picture.of(torch.randn(3, 8 * side, 8 * side))
+    kept = Features(lambda pixels: model.get_image_features(pixels, return_dict=True).pooler_output)
+    rng = np.random.default_rng(0)
+    print("| questions about an image | prefilled apart, processor s | together, s | ratio |\n|---|---|---|---|")
+    for each in (1, 2, 4, 8):
+        rows = [
+            decode.Row(
+                place,
+                # the first token tells the images apart: all have the same pixels, so that the tower is left out
+                np.concatenate([[10 + place // each], [5] * image_tokens, rng.integers(10, 1024, 20 + place)]),
+                [image],
+                max_new_tokens=1,
+            )
+            for place in range(together)
+        ]
+        seconds = []
+        for apart in (True, False):
+            cut = mock.patch.object(decode.Batch, "_cut", lambda batch, row: len(row.prompt) - 1)
+            with cut if apart else contextlib.nullcontext():
+                best = []
+                for _ in range(4):  # the first warms up
+                    began = time.process_time()
+                    decode.Batch(model, kept, lambda tokens: "").enter(rows)
+                    best.append(time.process_time() - began)
+            seconds.append(min(best[1:]))
+        print(f"| {each} | {seconds[0]:.2f} | {seconds[1]:.2f} | {seconds[0] / seconds[1]:.2f} |")
+    print()
+
+
 @contextlib.contextmanager
 def questions(data: Path | None, count: int) -> Iterator[Benchmark]:
     """At most `count` questions; fewer than all are those of the first images, with all that is asked about them."""
@@ -273,6 +322,7 @@ def main() -> None:
             table({"llavamed": ours, **PARTS}, "llavamed", args.repeats, assembled, mixed(benchmark))
             steps(assembled, mixed(benchmark))
             cache_steps(assembled)
+            prefills()
     if ratios["llavamed"] < ASKED:
         sys.exit(f"{ratios['llavamed']:.2f} times one at a time; {ASKED:.0f} were asked")
 

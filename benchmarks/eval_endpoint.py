@@ -3,11 +3,12 @@
     python benchmarks/eval_endpoint.py [--requests 1500] [--slots 64] [--median 4.0] [--sigma 0.5]
 
 The server is a process of its own that answers after a time drawn from a log-normal distribution, one draw a question.
-It has so many places, and one of three ways with a request that finds none free:
+It has so many places, and one of four ways with a request that finds none free:
 
-    queue     it waits in line, as in vLLM, SGLang or llama-server
-    refuse    status 429 with `Retry-After: 1`, as in `llavamed serve` and with hosted models
-    refuse, no time named    status 429 alone
+    queue                     it waits in line, as in vLLM, SGLang or llama-server
+    refuse                    status 429 with `Retry-After: 1`, as in `llavamed serve` and with hosted models
+    refuse, no time named     status 429 alone
+    refuse, and 2 % anyway    as `refuse`, and so many of the others too
 
 The ideal client sends the next request in the instant in which a place becomes free: with the same times in the same
 order this takes a time that is computed. Feeling the way at the start and running dry at the end are in ours.
@@ -20,6 +21,7 @@ import argparse
 import asyncio
 import heapq
 import json
+import random
 import subprocess
 import sys
 import time
@@ -33,7 +35,12 @@ from llavamed.engine.remote import RemoteEngine
 from llavamed.engine.request import Request
 from llavamed.records import user
 
-WAYS = {"queue": {}, "refuse": {"Retry-After": "1"}, "refuse, no time named": {}}
+WAYS: dict[str, tuple[dict[str, str], float]] = {  # headers of a refusal, and the share that is refused at any load
+    "queue": ({}, 0.0),
+    "refuse": ({"Retry-After": "1"}, 0.0),
+    "refuse, no time named": ({}, 0.0),
+    "refuse, and 2 % anyway": ({"Retry-After": "1"}, 0.02),
+}
 SEED = 0
 
 
@@ -54,6 +61,8 @@ def ideal(seconds: list[float], slots: int) -> float:
 async def serve(way: str, slots: int, seconds: list[float]) -> None:
     """Speaks just enough HTTP. Prints its port, then answers until it is ended."""
     places, counted = asyncio.Semaphore(slots), {"busy": 0, "most": 0, "refused": 0}
+    headers, share = WAYS[way]
+    chance = random.Random(SEED)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -65,9 +74,9 @@ async def serve(way: str, slots: int, seconds: list[float]) -> None:
                     await reply(writer, 200, {"data": [{"id": "simulated", "object": "model"}]})
                 elif head.startswith("get /counted"):
                     await reply(writer, 200, counted)
-                elif way != "queue" and places.locked():
+                elif way != "queue" and (places.locked() or chance.random() < share):
                     counted["refused"] += 1
-                    await reply(writer, 429, {"error": {"message": "busy"}}, WAYS[way])
+                    await reply(writer, 429, {"error": {"message": "busy"}}, headers)
                 else:
                     async with places:
                         counted["busy"] += 1

@@ -100,7 +100,7 @@ def dispatch(
         now = time.monotonic()
         if not isinstance(attempt.outcome, Exception):
             answers += 1
-            pace.answered(now)
+            pace.answered()
             yield attempt.place, attempt.outcome
             continue
         kind, seconds = trouble(attempt.outcome)
@@ -109,7 +109,7 @@ def dispatch(
             if answers > attempt.answers:
                 attempt.vain, attempt.answers = 0, answers
         elif kind == "late":
-            pace.ran_out_of_time(now)
+            pace.ran_out_of_time()
         else:
             pace.failed()
         attempt.vain += 1
@@ -124,8 +124,8 @@ def dispatch(
 
 def _until_something_is_due(pace: Pace, again: list[_Attempt], now: float) -> float | None:
     """Seconds until an attempt may be started although none ends; None: only an end can start one."""
-    if pace.is_shut(now):
-        return pace.hold_until - now
+    if now < pace.shut_until:
+        return pace.shut_until - now
     if again and pace.may_start(now):
         return max(0.0, again[0].due - now)
     return None

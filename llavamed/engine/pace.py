@@ -1,19 +1,21 @@
-"""How many requests an endpoint is given at a time: as many as it takes, and no more.
+"""How many requests an endpoint is given at a time: as many as it takes, and hardly more.
 
 Nobody says how many that are: a server that batches wants a hundred, one that does not wants one, a hosted one
-counts tokens a minute. So `Pace` feels its way, as TCP does (Jacobson 1988):
+counts tokens a minute. So `Pace` feels its way, much as TCP does (Jacobson 1988):
 
-* It begins with a few and, as long as they are answered, lets one more under way for every answer (which doubles
-  the number in the time of one answer), up to a ceiling; above a number that was once refused, one more only in the
-  time of one answer.
-* A refusal (status 429 or 503) says that those under way are all that the endpoint takes: that number is the new
-  limit, and it does not grow until the time that the endpoint asked for is over. An endpoint with N places so
-  keeps N requests under way, and one that has no more to give this minute gets few in vain: each lowers the
-  limit further, and after one that was refused alone nothing is sent until the time is over.
-* A request that ran out of time halves the limit: the endpoint has put it at the end of too long a queue.
+* It begins with a few and, as long as all are answered, lets one more under way for every answer, which doubles the
+  number in the time of one answer, up to a ceiling.
+* A refusal (status 429 or 503) says that those under way are all that the endpoint takes: that is the new limit. But it
+  may be chance, for hosted endpoints refuse some at any load, and the limit grows on. Only when about a sixth of late
+  were refused it grows by one with every twelfth answer, and no faster again: an endpoint with N places keeps N
+  requests under way and refuses one in thirteen, and one that refuses fewer at random is asked no less.
+* One that was refused alone says that there is nothing to be had: nothing is sent until the time is over that the
+  endpoint asks for. Then it begins again.
+* A request that ran out of time halves the limit, once for those that were sent together: the endpoint has put it at
+  the end of too long a queue.
 
-`wait_seconds` says how long to wait before a request is tried again. Random parts keep many clients from
-coming back together. Pure bookkeeping: no threads, no clock but the `now` it is given.
+`wait_seconds` says how long to wait before a request is tried again; random parts keep many clients from coming back
+together. Pure bookkeeping: no threads, no clock but the `now` it is given.
 """
 
 from __future__ import annotations
@@ -24,57 +26,62 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
 CEILING = 128
+START = 32  # few enough for any endpoint
+GROWTH = 1 / 12  # an answer, once it was too often
+_TOO_OFTEN = 0.15  # refused, of the last attempts
+_LAST = 32
 LONGEST_WAIT_SECONDS = 60.0  # of our own accord; an endpoint may ask for more
-START = 32
-_HOLD_SECONDS = 1.0  # after a refusal that names no time
+_SHUT_SECONDS = 1.0  # after a refusal that names no time
 
 
 class Pace:
-    """`under_way` requests of at most `limit`; `may_start` before each, then one of the three as it ends."""
+    """`under_way` requests of at most `limit`; `may_start` and `started` before each, one of the four as it ends."""
 
     def __init__(self, ceiling: int = CEILING, start: float = START) -> None:
         self.ceiling = ceiling
         self.limit = float(min(start, ceiling))
         self.under_way = 0
-        self.hold_until = 0.0  # no growth until then
-        self._shut = False  # refused with none under way: nothing is sent until then
-        self._refused_at = float(ceiling)  # grow fast below
-        self._before = self.limit  # when the first refusal of this hold came
+        self.shut_until = 0.0
+        self._growth = 1.0  # an answer
+        self._refused = 0.0  # share of the last attempts
+        self._sent_before = 0  # of those under way, the limit was halved
 
     def may_start(self, now: float) -> bool:
-        return self.under_way < int(self.limit) and not self.is_shut(now)
-
-    def is_shut(self, now: float) -> bool:
-        return self._shut and now < self.hold_until
+        return self.under_way < int(self.limit) and now >= self.shut_until
 
     def started(self) -> None:
         self.under_way += 1
 
-    def answered(self, now: float) -> None:
-        was_full = self.under_way >= int(self.limit)
-        self.under_way -= 1
-        if was_full and now >= self.hold_until:
-            self.limit = min(self.ceiling, self.limit + (1 if self.limit < self._refused_at else 1 / self.limit))
+    def answered(self) -> None:
+        if self.under_way >= int(self.limit):
+            self.limit = min(self.ceiling, self.limit + self._growth)
+        self._ended()
 
     def refused(self, now: float, seconds: float | None) -> None:
-        self.under_way -= 1
-        if now >= self.hold_until:
-            self._before = self.limit
-        self.hold_until = max(self.hold_until, now + (_HOLD_SECONDS if seconds is None else seconds))
-        self.limit = float(max(1, min(int(self.limit), self.under_way)))
-        self._shut = not self.under_way
-        # taken down to nothing it was not places that were missing: afterwards go fast to half of what was before
-        self._refused_at = self.limit if self.under_way else max(1.0, self._before / 2)
+        self._ended(refused=True)
+        self.limit = max(1.0, min(self.limit, self.under_way + self.limit % 1))
+        if self._refused > _TOO_OFTEN:
+            self._growth = GROWTH
+        if not self.under_way:
+            self._growth, self._refused = 1.0, 0.0
+            self.shut_until = now + (_SHUT_SECONDS if seconds is None else seconds)
 
-    def ran_out_of_time(self, now: float) -> None:
-        self.under_way -= 1
-        if now >= self.hold_until:  # those that were sent together run out of time together
-            self.hold_until = now + _HOLD_SECONDS
-            self.limit = self._refused_at = max(1.0, self.limit / 2)
+    def ran_out_of_time(self) -> None:
+        is_first = not self._sent_before
+        self._ended()
+        if is_first:
+            self._growth = GROWTH
+            self.limit = max(1.0, self.limit / 2)
+            self._sent_before = self.under_way
 
     def failed(self) -> None:
         """Ended otherwise, which says nothing about the pace."""
+        self._ended()
+
+    def _ended(self, refused: bool = False) -> None:
         self.under_way -= 1
+        self._refused += (refused - self._refused) / _LAST
+        self._sent_before = max(0, self._sent_before - 1)
 
 
 def wait_seconds(attempt: int, asked_for: float | None, chance: random.Random) -> float:

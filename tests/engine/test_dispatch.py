@@ -127,5 +127,5 @@ def test_items_are_taken_as_they_are_needed() -> None:
 
 def test_nothing_to_send_is_no_wait() -> None:
     pace = Pace()
-    pace.hold_until = time.monotonic() + 100
+    pace.shut_until = time.monotonic() + 100
     assert list(outcomes(Endpoint(), [], pace=pace)) == []

@@ -55,7 +55,7 @@ def test_the_image_asked_for_longest_ago_gives_way() -> None:
 
 
 def test_one_picture_under_two_names_is_encoded_once_and_two_of_one_name_are_not_confused(
-    engine: LocalEngine, tmp_path: object, picture: Callable[[int], Image], monkeypatch: pytest.MonkeyPatch
+    engine: LocalEngine, picture: Callable[[int], Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An engine never sees a name: the same pixels are the same picture, other pixels another."""
     encoded: list[int] = []
