@@ -115,12 +115,26 @@ def official_likelihood(log_likelihoods: Sequence[float], answer: str) -> float:
 
 # ---------------------------------------------------------------- strict
 
-# "the answer is (B)", "Answer: option B", "the answer is A or B"; after a colon a capital A before a word is an article
+_IS = r"\b(?i:answer)\s(?:is|would\sbe|should\sbe|must\sbe)[\W_]{0,6}"
+# "the answer is (B)", "Answer: option B", "the answer is A or B"; a capital A before a word is an article
+_OPTION = r"(?i:option|choice|letter)[\W_]{1,4}"
 _STATED = re.compile(
-    r"\b(?i:answer)(?:\s(?:is|would\sbe|should\sbe|must\sbe)[\W_]{0,6}(?:(?i:option|choice|letter)[\W_]{1,4})?"
-    r"([A-Z]\b(?!['’-]\w)|[a-z](?=\W{0,4}\Z))"
-    r"|[\W_]{1,6}(?:(?i:option|choice|letter)[\W_]{1,4})?([A-Z]\b(?!['’-]\w|\s+(?!or\b|and\b)[a-z])|[a-z](?=\W{0,4}\Z)))"
+    rf"(?:{_IS}(?:{_OPTION}([A-Z]\b(?!['’-]\w)|[a-z](?=\W{{0,4}}\Z))"
+    r"|([B-Z]\b(?!['’-]\w)|A\b(?!['’-]\w|\s+(?!(?:or|and|because|since|as|but|not|which|due)\b)[a-z])"
+    r"|[a-z](?=\W{0,4}\Z)))"
+    rf"|\b(?i:answer)[\W_]{{1,6}}(?:{_OPTION})?([A-Z]\b(?!['’-]\w|\s+(?!or\b|and\b)[a-z])|[a-z](?=\W{{0,4}}\Z)))"
     r"(?:\W{0,3}\s(?:or|and)\s[\W_]{0,3}([A-Z])\b)?"
+)
+# an option whose text begins with a letter, "A strong base" or "B cells", where it follows "the answer is"
+_BEGINS_WITH_LETTER = re.compile(r"[A-Za-z]\s+\w")
+_ANSWER_IS = re.compile(_IS)
+# "not (A)", "isn't option B or C", "neither A nor B"; "(A) is incorrect", "option C is wrong", "D cannot be right"
+_LETTER = r"[(\[*]{0,3}[A-Z][)\]*]{0,3}(?![\w'’-])"
+_DENIED = re.compile(
+    r"(?i:\bnot|n['’]t|\bneither|\bnor)\s(?i:the\s)?(?i:(?:answer|option|choice|letter)\s)?"
+    rf"{_LETTER}(?:(?:,|\s(?:or|nor|and))\s(?:(?:or|nor|and)\s)?{_LETTER})*"
+    rf"|(?<![\w'’-]){_LETTER}\s(?:(?:is|are|was|seems|would\sbe)\s(?:not\b(?!\s(?:wrong|incorrect))|incorrect|wrong|false)"
+    r"|isn['’]t|can(?:not|['’]t)\sbe)\b"
 )
 # "(C)", "[C]", "**C**", "\boxed{C}", "option C", and "C." or "C)" or "C:" where a line begins
 _MARKED = re.compile(
@@ -150,17 +164,34 @@ def parse_choice(prediction: str, options: Sequence[str]) -> str | None:
     same = [_letter(index) for index, option in enumerate(options) if _bare(option) == _bare(prediction)]
     if len(same) == 1:
         return same[0]
+    if named_first := _option_after_is(prediction, options):
+        return named_first
+    affirmed = _DENIED.sub(" ; ", prediction)
     for pattern in (_STATED, _MARKED):
-        stated = {letter.upper() for groups in pattern.findall(prediction) for letter in groups if letter}
+        stated = {letter.upper() for groups in pattern.findall(affirmed) for letter in groups if letter}
         stated &= set(LETTERS[: len(options)])
         if stated:
             return stated.pop() if len(stated) == 1 else None
     option = parse_option(prediction, options)
     if option is None:
-        alone = _alone(prediction, options)
+        alone = _alone(affirmed, options)
         return alone.pop() if len(alone) == 1 else None
     named = _letter(options.index(option))
-    return named if _alone(prediction, options) - _alone(option, options) <= {named} else None
+    return named if _alone(affirmed, options) - _alone(option, options) <= {named} else None
+
+
+def _option_after_is(prediction: str, options: Sequence[str]) -> str | None:
+    """The letter of the option whose text stands behind "the answer is", of those that begin with a letter alone."""
+    texts = {
+        _letter(place): _bare(each) for place, each in enumerate(options) if _BEGINS_WITH_LETTER.match(each.strip())
+    }
+    longest = max(map(len, texts.values()), default=0)
+    for found in _ANSWER_IS.finditer(prediction) if texts else ():
+        rest = prediction[found.end() : found.end() + longest + 2].casefold()
+        named = [letter for letter, text in texts.items() if re.match(re.escape(text) + r"(?!\w)", rest)]
+        if len(named) == 1:
+            return named[0]
+    return None
 
 
 def _bare(text: str) -> str:

@@ -41,6 +41,10 @@ YES_NO = frozenset({"yes", "no"})
 _WORD = re.compile(r"\d+(?:\.\d+)?|[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+(?:'[^\W_\u3400-\u9fff]+)*")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 _NUMBER = re.compile(r"([+\-−]?)[$€£]?(\d+(?:\.\d+)?|\.\d+)%?\.?")
+_MARK = "ǂ"  # a letter that no report is written in, for an A that is no article
+_NAMED_A = re.compile(r"\bA\b(?=[.,;:!?)\]}/+])")
+# what tells '>5' from '<5', 'HER2+' from 'HER2-' and '-5 cm' from '5 cm', but is no hyphen and no dash
+_SIGN = re.compile(r"[<>≤≥]|(?<![\w-])[+\-−](?=[\d.])|(?<=\w)[+\-−](?=\s*(?:\Z|[,;.)]))")
 _LONGEST_NUMBER = 400  # characters; a double has at most 309 digits before the point
 
 
@@ -53,10 +57,11 @@ def words(text: str) -> list[str]:
 def strict_tokens(text: str) -> list[str]:
     """Words without articles, counts as digits: 'Ten of the x-rays' -> ['10', 'of', 'x', 'rays'].
 
-    A text of articles alone keeps them, so that the answer "A" is not the empty answer.
+    An article stands before a noun: what is last is none ('Hepatitis A'), nor is a capital before a mark ('type A, B').
     """
-    mapped = [NUMBERS.get(word, word) for word in words(text)]
-    return [word for word in mapped if word not in ARTICLES] or mapped
+    mapped = [NUMBERS.get(word, word) for word in words(_NAMED_A.sub(f" {_MARK} ", text))]
+    kept = [word for word in mapped[:-1] if word not in ARTICLES] + mapped[-1:]
+    return ["a" if word == _MARK else word for word in kept]
 
 
 def number(text: str) -> float | None:
@@ -70,11 +75,16 @@ def number(text: str) -> float | None:
 
 
 def strict_exact(prediction: str, reference: str) -> float:
-    """1.0 if both are the same words, or the same number ('3.50' is '3.5', '-5' is not '5')."""
+    """1.0 if both are the same words with the same signs, or the same number ('3.50' is '3.5', '-5' is not '5')."""
     ours, theirs = number(prediction), number(reference)
     if ours is not None and theirs is not None:
         return float(math.isclose(ours, theirs, rel_tol=1e-9))
-    return float(strict_tokens(prediction) == strict_tokens(reference))
+    tokens = strict_tokens(prediction)
+    if tokens != strict_tokens(reference):
+        return 0.0
+    if not tokens:  # "+" is not "-"
+        return float(prediction.strip() == reference.strip())
+    return float(_SIGN.findall(prediction) == _SIGN.findall(reference))
 
 
 def strict_overlap(prediction: str, reference: str) -> Overlap:
@@ -101,8 +111,6 @@ def is_yes_no(reference: str, options: Sequence[str] = ()) -> bool:
 
 # where the word "a" is a letter: an article stands before a noun, and is a capital only where a sentence begins
 _LETTER_A = re.compile(r"\b[aA]\b(?!['’-]\w|\s+\w)|(?<=[^.!?\s]\s)A\b(?!['’-]\w)|\bA\b(?=\s+(?:is|and|or)\b)")
-
-_MARK = "ǂ"  # a letter that no report is written in
 
 
 def parse_option(prediction: str, options: Sequence[str]) -> str | None:
@@ -142,5 +150,4 @@ def _starts(answer: list[str], phrase: tuple[str, ...]) -> Iterator[int]:
 
 
 def _words_with_letter_a(prediction: str) -> list[str]:
-    marked = _LETTER_A.sub(f" {_MARK} ", prediction)
-    return ["a" if word == _MARK else word for word in strict_tokens(marked)]
+    return strict_tokens(_LETTER_A.sub(f" {_MARK} ", prediction))

@@ -73,6 +73,41 @@ def test_no_choice_and_several_are_parse_failures_and_wrong(prediction: str) -> 
     assert not any(m.strict_choice(prediction, OPTIONS, letter) for letter in "ABCD")
 
 
+@pytest.mark.parametrize(
+    ("prediction", "choice"),
+    [
+        *((text, None) for text in ("Not (A).", "(A) is incorrect.", "It is not option B", "C is wrong", "not A or B")),
+        *(
+            (text, None)
+            for text in ("The answer is not B", "**B** is not correct", "neither A nor B", "D cannot be right")
+        ),
+        ("(A) is wrong, (B) is right", "B"),
+        ("not (A) but (C)", "C"),
+        ("It isn't option A, it is option D.", "D"),
+        ("A is not wrong", "A"),
+    ],
+)
+def test_what_is_denied_is_not_chosen(prediction: str, choice: str | None) -> None:
+    assert m.parse_choice(prediction, OPTIONS) == choice
+
+
+@pytest.mark.parametrize(
+    ("prediction", "choice"),
+    [
+        ("The correct answer is A strong base.", "C"),
+        ("The answer is A strong base, as it takes protons", "C"),
+        ("The answer is a weak acid", "B"),
+        ("The answer is B cells.", "D"),
+        ("The answer is B.", "B"),
+        ("The answer is A because it is salt", "A"),
+        ("The answer is A medium one", None),
+    ],
+)
+def test_an_options_text_behind_the_answer_is_wins_over_a_letter(prediction: str, choice: str | None) -> None:
+    assert m.parse_choice(prediction, ("salt", "A weak acid", "A strong base", "B cells")) == choice
+    assert m.parse_choice("The answer is A strong base.", ("salt", "weak acid", "strong base")) == "C"
+
+
 def test_numbers_are_told_apart_by_their_sign() -> None:
     assert m.parse_choice("-5", ("5", "-5", "0")) == "B"
     assert m.parse_choice("5.", ("5", "-5", "0")) == "A"
