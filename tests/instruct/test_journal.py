@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_one(tmp_path: Path) -> None:
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # as on a full disk, half of the line still finds room
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 60, limits[1]))
         try:
-            with pytest.raises(InputError, match="cannot be written .*make room and run again"):
+            with pytest.raises(InputError, match=r"cannot be written .*make room and run again"):
                 journal.keep(TWO, "k", "x" * 100)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
