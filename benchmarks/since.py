@@ -69,17 +69,12 @@ def main() -> None:
         subprocess.run([*git, "add", "--quiet", "--detach", str(before), args.commit], check=True)
         try:
             repeats = [
-                [
-                    train(code, Path(scratch) / f"{name}-{repeat}", sets)
-                    for name, code in (("old", before), ("new", ROOT))
-                ]
+                [train(code, Path(scratch) / f"{place}-{repeat}", sets) for place, code in enumerate((before, ROOT))]
                 for repeat in range(args.repeats)
             ]
         finally:
             subprocess.run([*git, "remove", "--force", str(before)], check=True)
-    print(
-        f"| stage | {args.commit}, processor s | this version | ratio | last loss before | now |\n|---|---|---|---|---|---|"
-    )
+    print(f"| stage | {args.commit}, processor s | this version | ratio | last loss before | now |\n{'|---' * 6}|")
     for stage in ("align", "instruct", "all"):
         old, new = ([pair[place][stage] for pair in repeats] for place in (0, 1))
         ratios = [was[0] / now[0] for was, now in zip(old, new, strict=True)]
