@@ -1,7 +1,7 @@
 """Training on a CPU: the engine beside transformers' `Trainer` and TRL's `SFTTrainer`, in one process.
 
     pip install "trl==1.16.*" accelerate datasets       into an environment of its own: they are no dependency
-    python benchmarks/train_cpu.py [--threads N] [--quick]
+    python benchmarks/train_cpu.py [--threads N] [--quick] [--threads 1 --cpu-seconds]
 
 Everyone trains a copy of the same weights (the demo's two million parameters), in float32, with AdamW (fused, constant
 rate 1e-3, no decay, gradients clipped at 1), 32 examples a step, the loss the mean over the step's supervised tokens.
@@ -20,7 +20,8 @@ plan's, and `group_by_length`, which draws the examples of a step by length. The
 Time is that of the training loop: the sum of `seconds` in metrics.jsonl; from `on_train_begin` to the end of the last
 step. Loading, the first checkpoint and saving are outside. All steps count: what is grouped by length begins with the
 longest, and to skip these would flatter it; the choice of the batch size before has warmed everyone up. Repeats are
-interleaved; a ratio is taken within a repeat.
+interleaved; a ratio is taken within a repeat. On a machine that others use, two threads wait for whichever is not let
+run and the wall clock says nothing: `--threads 1 --cpu-seconds` counts processor time, which hardly varies.
 
 Equal loss: on 64 held-out examples after the last step, everyone's by the same plain forward of transformers. In the
 plan's order a peer must come to our loss but for rounding. By length the steps are made of other examples, and after
@@ -368,7 +369,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch, for everyone")
     parser.add_argument("--quick", action="store_true", help="one repeat, few steps: checks the script")
     parser.add_argument("--stage", choices=STAGES, help="this one alone")
+    parser.add_argument("--cpu-seconds", action="store_true", help="count processor time; takes --threads 1")
     args = parser.parse_args()
+    if args.cpu_seconds:
+        if args.threads != 1:
+            parser.error("--cpu-seconds: of several threads those that wait count as well; add --threads 1")
+        time.perf_counter = time.process_time  # everyone's clock, the engine's too
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
@@ -379,7 +385,8 @@ def main() -> None:
             table += run(stage, steps, sweep, repeats, sizes, Path(scratch))
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}; {args.threads} "
-        f"threads; {steps} steps of {BATCH} examples; median (range) of {repeats} interleaved repeats; seed {SEED}\n\n"
+        f"threads, {'processor' if args.cpu_seconds else 'wall'} time; {steps} steps of {BATCH} examples; "
+        f"median (range) of {repeats} interleaved repeats; seed {SEED}\n\n"
         "| stage | trainer | how | examples/s | llavamed is faster by | training loss | loss held out | equal |\n"
         f"{'|---' * 8}|"
     )

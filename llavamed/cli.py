@@ -16,6 +16,10 @@ from typing import Annotated, Any
 import typer
 
 from llavamed.errors import InputError
+from llavamed.eval_cli import AGAINST, find_leakage
+from llavamed.eval_cli import app as eval_app
+from llavamed.printing import records as _records
+from llavamed.printing import table as _table
 from llavamed.progress import SPEAKS
 
 app = typer.Typer(
@@ -30,11 +34,15 @@ corpus_app = typer.Typer(no_args_is_help=True, help="Articles -> figure-caption 
 instruct_app = typer.Typer(no_args_is_help=True, help="Pairs -> conversations.", rich_markup_mode=None)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(instruct_app, name="instruct")
+app.add_typer(eval_app, name="eval")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set train.instruct.epochs=2")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe (tiny, ...) or a .yaml file.")]
+Against = Annotated[list[str], typer.Option(help=AGAINST)]
+Images = Annotated[Path | None, typer.Option(help="Images of these conversations: a folder or a corpus.")]
+Split = Annotated[str | None, typer.Option(help="Default: the one that the field reports.")]
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint folder or an endpoint URL.")]
 
 
@@ -140,23 +148,74 @@ def corpus_show(
 def instruct_generate(
     corpus: Path,
     out: Out = Path("instruct"),
-    teacher: Annotated[str, typer.Option(help='"template" (offline) or an OpenAI-compatible base URL')] = "template",
-    teacher_model: Annotated[str, typer.Option(help="The model's name at that endpoint.")] = "",
+    teacher: Annotated[
+        str | None, typer.Option(help='"template" (offline), an OpenAI-compatible base URL, or "env"')
+    ] = None,
+    teacher_model: Annotated[str | None, typer.Option(help="The model's name at that endpoint.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="10k, 60k, 60k-im, detailed, closed, or a .yaml file of your own.")
+    ] = None,
+    sighted: Annotated[bool | None, typer.Option("--sighted/--blind", help="Show the teacher the image too.")] = None,
     mentions: Annotated[
-        bool, typer.Option("--with-mentions/--without-mentions", help="Show the teacher the sentences that cite it.")
-    ] = True,
+        bool | None,
+        typer.Option("--with-mentions/--without-mentions", help="Show the teacher the sentences that cite the figure."),
+    ] = None,
+    domains: Annotated[
+        str | None, typer.Option(help="Comma-separated: chest_xray,ct_scan,mri,histology,gross,other")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="Conversations at most, balanced over domains.")] = None,
+    max_cost: Annotated[float | None, typer.Option(help="Stop before the calls cost more than this.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Calls, tokens and cost; nothing is sent.")] = False,
+    export_batch: Annotated[
+        Path | None, typer.Option(help="Write the calls as OpenAI batch files into this new folder; ask nothing.")
+    ] = None,
+    import_batch: Annotated[
+        list[Path], typer.Option(help="A result file of a batch (may be repeated); nothing is asked for.")
+    ] = [],  # noqa: B006
+    judge: Annotated[str | None, typer.Option(help="Base URL of a second model that scores a sample.")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Its name there.")] = None,
+    judge_sample: Annotated[int | None, typer.Option(min=1, help="Conversations that it scores.")] = None,
     seed: int = 0,
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Write alignment examples and conversations from a corpus."""
     from llavamed import recipe
+    from llavamed.instruct import offline
     from llavamed.instruct.generate import generate
 
-    settings = recipe.load("tiny", overrides)
-    values = {"teacher": teacher, "teacher_model": teacher_model, "mentions": mentions, "count": count}
-    section = recipe.changed(settings, {f"instruct.{key}": value for key, value in values.items()}).instruct
+    values = {
+        "teacher": teacher,
+        "teacher_model": teacher_model,
+        "prompt": prompt,
+        "sighted": sighted,
+        "mentions": mentions,
+        "domains": domains.split(",") if domains else None,
+        "count": count,
+        "max_cost": max_cost,
+        "judge": judge,
+        "judge_model": judge_model,
+        "judge_sample": judge_sample,
+    }
+    given = {f"instruct.{key}": value for key, value in values.items() if value is not None}
+    section = recipe.changed(recipe.load("tiny", overrides), given).instruct
+    if dry_run:
+        names, rows = offline.plan(corpus, out, section, seed).table()
+        _table(names, [[n, f"{v:,}" if isinstance(v, int) and not as_json else v] for n, v in rows], as_json)
+        return
+    if export_batch is not None:
+        files, number = offline.export_batch(corpus, out, section, seed, export_batch)
+        _table(["file"], [[str(path)] for path in files], as_json)
+        print(f"{number:,} requests; bring the results back with --import-batch FILE", file=sys.stderr)
+        return
+    if import_batch:
+        counts, missing = offline.import_batch(corpus, out, section, seed, import_batch)
+        print(f"results: {', '.join(f'{n:,} {what}' for what, n in counts.items()) or 'none'}", file=sys.stderr)
+        if missing:
+            raise InputError(
+                f"{out}: {missing:,} calls are still without an answer; run it again without --import-batch to ask "
+                "them now, or with --export-batch for another round"
+            )
     made = generate(corpus, out, section, seed)
     _funnel(made.counts, made.funnel, as_json)
     print(f"report: {out / 'report.html'}", file=sys.stderr)
@@ -164,9 +223,16 @@ def instruct_generate(
 
 @instruct_app.command("import")
 def instruct_import(
-    source: Annotated[Path, typer.Argument(help="A LLaVA .json, our .jsonl, or a benchmark's folder.")],
+    source: Annotated[Path, typer.Argument(help="A LLaVA .json, a .jsonl of messages, a table, a benchmark's folder.")],
     out: Annotated[Path, typer.Option("--out", help="The .jsonl to write.")],
-    fmt: Annotated[str, typer.Option("--format", help="llava, llavamed, or a benchmark: vqa-rad, slake, phantom")],
+    fmt: Annotated[
+        str,
+        typer.Option("--format", help="llava; llavamed (messages); table (.json, .csv, .tsv); a benchmark"),
+    ],
+    images: Annotated[Path | None, typer.Option(help="Folder or corpus that must hold every image.")] = None,
+    columns: Annotated[
+        str, typer.Option(help="What a table calls them: image=scan,question=q,answer=a,id=n,conversation=talk")
+    ] = "",
     split: Annotated[str, typer.Option(help="The benchmark's split.")] = "train",
     as_json: Json = False,
 ) -> None:
@@ -177,28 +243,68 @@ def instruct_import(
 
     if out.is_dir():
         raise InputError(f"{out}: a folder; give the .jsonl file to write")
-    images = ""
-    if fmt in ("llava", "llavamed"):
-        conversations = formats.import_file(source, fmt)
+    if fmt in formats.FORMATS:
+        pairs = (part.partition("=") for part in columns.split(",") if part)
+        conversations = formats.import_file(source, fmt, images, {name.strip(): of.strip() for name, _, of in pairs})
     else:
         benchmark = benchmarks.load(fmt, source, split)
-        conversations = list(formats.from_questions(benchmark.questions))
-        images = str(benchmark.images)
+        benchmark.require_questions()
+        if benchmark.embedded is not None:
+            raise InputError(
+                f"{source}: the images of {benchmark.name} are inside its files; training reads loose ones"
+            )
+        conversations = list(formats.from_questions(benchmark.questions, benchmark.ask))
+        images = benchmark.images
     out.parent.mkdir(parents=True, exist_ok=True)
-    row = [str(out), write_jsonl(out, conversations), images]
+    row = [str(out), write_jsonl(out, conversations), str(images or "")]
     _table(["file", "conversations", "images"], [row], as_json)
+
+
+@instruct_app.command("export")
+def instruct_export(
+    data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
+    out: Annotated[Path, typer.Option("--out", help="The file to write.")],
+    fmt: Annotated[
+        str,
+        typer.Option("--format", help="llava; strings (<image> in the text, as ms-swift has it); llavamed (TRL)"),
+    ] = "llava",
+    images: Annotated[Path | None, typer.Option(help="Write the images as files into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write conversations for other trainers."""
+    from llavamed.instruct.export import export
+
+    count, files = export(data, out, fmt, images)
+    _table(["file", "conversations", "images written"], [[str(out), count, files]], as_json)
 
 
 @instruct_app.command("show")
 def instruct_show(
     data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
+    key: Annotated[str | None, typer.Option(help="Only the one with this id, or about this pair.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 3,
+    pictures: Annotated[
+        str,
+        typer.Option("--images", help="kitty, sixel or none; auto asks the environment, in doubt it prints paths"),
+    ] = "auto",
     as_json: Json = False,
 ) -> None:
-    """Print conversations beside the text they were made from."""
-    from llavamed.instruct.show import show
+    """Print conversations beside their image and the text they were made from."""
+    from llavamed.imaging.decode import decode
+    from llavamed.instruct import terminal
+    from llavamed.instruct.show import images, show
 
-    _rows(show(data, limit=limit), as_json)
+    if pictures not in ("auto", "kitty", "sixel", "none"):
+        raise InputError(f"--images {pictures}: give auto, kitty, sixel or none")
+    how = terminal.protocol(is_terminal=sys.stdout.isatty()) if pictures == "auto" else pictures
+    rows, image = show(data, limit, key), images(data)
+    if as_json or how == "none" or image is None:
+        _rows(rows, as_json)
+        return
+    for row in rows:
+        for name in filter(None, row["images"].split(", ")):
+            print(terminal.encode(decode(image(name), name), how))  # type: ignore[arg-type]
+        _rows([row], False)
 
 
 @app.command()
@@ -214,12 +320,15 @@ def train(
         str, typer.Option("--gpu", help="Plan for this GPU (a100-40g, h200, ...), not the one at hand.")
     ] = "",
     gpu_gb: Annotated[float | None, typer.Option("--gpu-gb", min=1, help="Plan for this much memory.")] = None,
+    fp8_frozen: Annotated[
+        bool, typer.Option("--fp8-frozen", help="Stages that freeze the language model multiply with it in 8 bits.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The recipe's curriculum: align, then instruct, then finetune."""
     from llavamed import recipe
 
-    settings = recipe.load(name, overrides)
+    settings = recipe.load(name, [*overrides, *(["train.fp8_frozen=true"] if fp8_frozen else [])])
     if dry_run:
         from llavamed.model import gpus
         from llavamed.model.plan import plan
@@ -261,42 +370,60 @@ def merge(
     _table(["model", "base", "adapters", "logits differ by", "largest logit"], [row], as_json)
 
 
-@app.command("eval")
+@eval_app.command("run")
 def evaluate(
     model: ModelName,
     names: Annotated[list[str], typer.Argument(metavar="BENCHMARK...")],
-    data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the benchmark's official files, or of one such folder for each by name.")
+    ],
     out: Out = Path("eval"),
-    split: str = "test",
-    controls: Annotated[str, typer.Option(help="Comma-separated: real,blank,shuffled,noise")] = (
-        "real,blank,shuffled,noise"
-    ),
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    split: Split = None,
+    controls: Annotated[
+        str, typer.Option(help="Comma-separated; those that a benchmark cannot have are left out.")
+    ] = "real,blank,shuffled,noise,text-only,rotated",
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer; default: the benchmark's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 32,
     seed: int = 0,
+    against: Against = [],  # noqa: B006
+    against_images: Images = None,
     as_json: Json = False,
 ) -> None:
-    """Ask a model a benchmark's questions, with and without the right image, and score the answers."""
+    """Ask a model a benchmark's questions, with and without the right image, and score the answers.
+
+    `llavamed benchmarks` lists the benchmarks and says where their files come from.
+    """
     from llavamed import recipe
     from llavamed.evaluate import show
+    from llavamed.evaluate.leakage import require_sources
+    from llavamed.evaluate.run import check
     from llavamed.evaluate.run import evaluate as run_evaluation
 
     wanted = [
         f"evaluate.{key}={value}"
         for key, value in (
             ("controls", f"[{controls}]"),
-            ("max_new_tokens", max_new_tokens),
+            ("max_new_tokens", max_new_tokens or "null"),
             ("batch_size", batch_size),
         )
     ]
     section = recipe.load("tiny", wanted).evaluate
+    folders = {name: data / name if (data / name).is_dir() else data for name in names}
+    if len(names) > 1 or against:  # before the first is asked
+        for name, files in folders.items():
+            check(name, files, split)
+    if against:
+        require_sources(against)
     bodies = []
-    for name in names:
+    for name, files in folders.items():
         folder = out / name if len(names) > 1 else out
-        run_evaluation(model, name, data, folder, section, seed, split)
+        run_evaluation(model, name, files, folder, section, seed, split)
         bodies.append(show.read(folder))
         if not as_json:
             _scores(bodies[-1])
+        if against:
+            found = find_leakage(name, files, split, against, [folder], against_images, quiet=as_json)
+            bodies[-1]["leakage"] = found[0]
         print(f"report: {folder / 'report.html'}", file=sys.stderr)
     if as_json:
         print(json.dumps(bodies if len(names) > 1 else bodies[0], indent=1))
@@ -305,11 +432,16 @@ def evaluate(
 @app.command()
 def score(
     name: Annotated[str, typer.Argument(metavar="BENCHMARK")],
-    predictions: Annotated[Path, typer.Argument(help="JSONL with the benchmark's ids and the answers.")],
+    predictions: Annotated[
+        Path,
+        typer.Argument(help="Answers: .jsonl, .json, .csv or .tsv with the benchmark's ids, or its result folder."),
+    ],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("score"),
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
-    split: str = "test",
+    split: Split = None,
+    against: Against = [],  # noqa: B006
+    against_images: Images = None,
     as_json: Json = False,
 ) -> None:
     """Score a file of predictions: no model, no GPU."""
@@ -317,11 +449,22 @@ def score(
     from llavamed.evaluate.run import evaluate_predictions
 
     evaluate_predictions(name, predictions, data, out, by_order, split)
+    body = show.read(out)
+    if not as_json:
+        _scores(body)
+    if against:
+        body["leakage"] = find_leakage(name, data, split, against, [out], against_images, quiet=as_json)[0]
     if as_json:
-        print(json.dumps(show.read(out), indent=1))
-    else:
-        _scores(show.read(out))
+        print(json.dumps(body, indent=1))
     print(f"report: {out / 'report.html'}", file=sys.stderr)
+
+
+@app.command("benchmarks")
+def list_benchmarks(as_json: Json = False) -> None:
+    """The benchmarks that eval and score know, their splits, and where their files come from."""
+    from llavamed.evaluate import benchmarks
+
+    _table(["name", "splits (default first)", "files"], benchmarks.table(), as_json)
 
 
 @app.command()
@@ -392,9 +535,12 @@ def _scores(body: dict[str, Any]) -> None:
         (f"{body['benchmark']}, {body['split']}, n = {body['n']}", show.headline(body)),
         ("strict and official", show.rules(body)),
         ("what the image is worth", show.gaps(body)),
+        ("the order of the options", show.orders(body)),
     ):
         if rows:
             _table(columns, rows, False, title)
+    for line in filter(None, (show.readable(body), *show.notes(body))):
+        print(line)
     print(show.verdict(body))
 
 
@@ -412,27 +558,6 @@ def _rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
             if value not in ("", None, (), []):
                 print(f"{name:>10}  {value}")
         print()
-
-
-def _records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(columns, row, strict=True)) for row in rows]
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]], as_json: bool, title: str = "") -> None:
-    if as_json:
-        print(json.dumps(_records(columns, rows), indent=1, ensure_ascii=False))
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, title=Text(title) if title else None, title_justify="left")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))  # Text: what stands in [ ] is not markup
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a log file has no width: do not fold the numbers
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,20 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from llavamed import manifest, recipe
 from llavamed.errors import InputError
-from llavamed.evaluate.show import CONTROLS, HEADLINE, cell
+from llavamed.evaluate.controls import CONTROLS
+from llavamed.evaluate.families import FAMILIES
+from llavamed.evaluate.show import cell
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.recipe import Recipe
 from llavamed.report import Page, new_figure
+
+_COLOURS = ("#0b6e8a", "#e08e45", "#7a9e7e")
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,12 @@ class Row:
     model: str
     image: str
     scores: dict[str, dict[str, Any]]
+    family: str
+
+    @property
+    def headline(self) -> tuple[tuple[str, str], ...]:
+        """(metric, title) of what is shown of it."""
+        return FAMILIES[self.family].headline
 
 
 @dataclass(frozen=True)
@@ -41,15 +52,20 @@ class Outcome:
     seconds: dict[str, float]  # by stage, of this call: a skipped stage takes next to none
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """(columns, rows) of the final table; a score is "92.3 (90.1-94.2)", per cent with its 95 % interval."""
-        columns = ["benchmark", "model", "image", *(title for _, title in HEADLINE), "n closed / open"]
+        """(columns, rows) of the final table; a score is "92.3 (90.1-94.2)" with its 95 % interval."""
+        titles = self.titles()
+        columns = ["benchmark", "model", "image", *titles.values(), "n"]
         table = []
         for row in self.rows:
             cells = [row.benchmark, row.model, row.image]
-            cells += [cell(row.scores.get(name)) for name, _ in HEADLINE]
-            counts = [str(row.scores[name]["n"]) for name in ("closed_accuracy", "open_recall") if name in row.scores]
-            table.append([*cells, " / ".join(counts)])
+            cells += [cell(row.scores.get(name)) for name in titles]
+            counts = [row.scores[name]["n"] for name in FAMILIES[row.family].decisive if name in row.scores]
+            table.append([*cells, " / ".join(map(str, counts))])
         return columns, table
+
+    def titles(self) -> dict[str, str]:
+        """Metric -> title of every headline metric that some row has."""
+        return {name: title for row in self.rows for name, title in row.headline if name in row.scores}
 
 
 def run(settings: Recipe, out: Path) -> Outcome:
@@ -137,7 +153,7 @@ def _evaluate(settings: Recipe, out: Path, benchmark: str, stages: list[str]) ->
         body = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
         found = {"real": body["scores"], **{c: control["scores"] for c, control in body["controls"].items()}}
         rows += [
-            Row(benchmark, _label(settings, stages, name), control, found[control])
+            Row(benchmark, _label(settings, stages, name), control, found[control], body["provenance"]["family"])
             for control in CONTROLS
             if control in found
         ]
@@ -157,8 +173,12 @@ def _report(settings: Recipe, outcome: Outcome) -> None:
     page = Page(f"Run: {settings.name}", settings.about)
     final = [row for row in outcome.rows if row.image == "real"]
     if final:
-        scores = final[-1].scores
-        page.facts = {title: f"{scores[name]['value']:.1f} %" for name, title in HEADLINE if name in scores}
+        last = final[-1]
+        page.facts = {
+            title: f"{last.scores[name]['value']:.1f} {last.scores[name].get('unit', '%')}"
+            for name, title in last.headline
+            if name in last.scores
+        }
     page.facts = {**page.facts, **_counts(out)}
     if outcome.rows:
         columns, table = outcome.table()
@@ -189,19 +209,28 @@ def _counts(out: Path) -> dict[str, str]:
 
 
 def _chart(outcome: Outcome) -> Any:
-    """One group of bars a row of the table, with the intervals."""
+    """One group of bars a row of the table, with the intervals, of what is counted in per cent."""
     figure, axes = new_figure(9.0, 3.4)
-    width = 0.26
-    for offset, ((name, title), colour) in enumerate(zip(HEADLINE, ("#0b6e8a", "#e08e45", "#7a9e7e"), strict=True)):
-        for position, row in enumerate(outcome.rows):
-            score = row.scores.get(name)
-            if score is None:
-                continue
-            value = score["value"]
-            error = [[value - score["low"]], [score["high"] - value]]
-            x = position + (offset - 1) * width
-            label = title if position == len(outcome.rows) - 1 else None
-            axes.bar(x, value, width, yerr=error, color=colour, label=label, error_kw={"lw": 0.8})
+    titles = {
+        name: title
+        for name, title in outcome.titles().items()
+        if not any("unit" in row.scores.get(name, {}) for row in outcome.rows)
+    }
+    width = 0.78 / max(1, len(titles))
+    for offset, ((name, title), colour) in enumerate(zip(titles.items(), cycle(_COLOURS), strict=False)):
+        shown = [(position, row.scores[name]) for position, row in enumerate(outcome.rows) if name in row.scores]
+        axes.bar(
+            [position + (offset - (len(titles) - 1) / 2) * width for position, _ in shown],
+            [score["value"] for _, score in shown],
+            width,
+            yerr=[
+                [score["value"] - score["low"] for _, score in shown],
+                [score["high"] - score["value"] for _, score in shown],
+            ],
+            color=colour,
+            label=title,
+            error_kw={"lw": 0.8},
+        )
     labels = [f"{row.model}\n{row.image}" for row in outcome.rows]
     axes.set_xticks(range(len(labels)), labels, fontsize=8)
     axes.set_ylim(0, 100)
@@ -218,14 +247,13 @@ def _examples(settings: Recipe, out: Path, outcome: Outcome, count: int = 12) ->
     assert outcome.model is not None
     cards: list[dict[str, Any]] = []
     for name in settings.evaluate.benchmarks:
-        benchmark = benchmarks.load(name, Path(settings.evaluate.data or ""), "test")
-        questions = {q.id: q for q in benchmark.questions}
+        benchmark = benchmarks.load(name, Path(settings.evaluate.data or ""))
         items = list(read_jsonl(out / "eval" / name / outcome.model.name / "items.jsonl"))
         for item in items[:: max(1, len(items) // count)][:count]:
-            image = benchmark.images / questions[item["id"]].image
+            image = item["image"]
             cards.append(
                 {
-                    "image": thumbnail(image.read_bytes(), str(image)) if image.is_file() else "",
+                    "image": thumbnail(benchmark.read_image(image), image) if image else "",
                     "title": item["question"],
                     "lines": [("answer", item["prediction"]), ("truth", item["reference"])],
                 }

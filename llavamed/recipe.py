@@ -15,7 +15,7 @@ import difflib
 from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -23,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from llavamed.errors import InputError
 
 Part = Literal["projector", "language_model", "vision_tower"]
+Control = Literal["real", "blank", "shuffled", "noise", "text-only", "rotated"]
 OptimizerState = Literal["float32", "bfloat16", "int8"]
 
 
@@ -58,12 +59,25 @@ class CorpusSection(_Section):
 class InstructSection(_Section):
     """How pairs become conversations."""
 
-    teacher: str = "template"  # "template" (offline) or an OpenAI-compatible base URL
+    teacher: str = "template"  # "template" (offline), an OpenAI-compatible base URL, or "env": LLAVAMED_TEACHER_URL
     teacher_model: str = ""  # the model's name at that endpoint
+    prompt: str | None = (
+        None  # 10k, 60k, 60k-im, detailed, closed or a .yaml file; default: 60k-im, 60k without mentions
+    )
+    sighted: bool = False  # the teacher gets the image too
     mentions: bool = True  # give the teacher the sentences that cite the figure (the paper's IM variant)
     domains: tuple[str, ...] = ("chest_xray", "ct_scan", "mri", "histology", "gross")
     count: int | None = Field(default=None, gt=0)  # conversations at most, balanced over the domains
     turns: int = Field(default=4, gt=0)  # questions per conversation at most
+    max_cost: float | None = Field(default=None, gt=0)  # that the teacher's calls may come to; the rest is not asked
+    price: tuple[float, float] | None = (
+        None  # per million tokens in and out, where instruct/prices.yaml lacks the model
+    )
+    judge: str | None = None  # the base URL of a second model that scores a sample for groundedness
+    judge_model: str = ""
+    judge_sample: int = Field(default=50, gt=0)  # conversations
+    max_concurrency: int = Field(default=256, gt=0)  # calls at once, however many the endpoint bears
+    timeout_seconds: float = Field(default=300.0, gt=0)  # of silence, until the endpoint's own pace is known
 
 
 class LoraSection(_Section):
@@ -129,7 +143,7 @@ class ValidationSection(_Section):
     samples: int = Field(default=4, ge=0)  # of them, answered each time
     benchmark: str | None = None  # a small score on this benchmark ...
     data: str | None = None  # ... read from this folder ...
-    questions: int = Field(default=64, gt=0)  # ... with its first so many questions
+    questions: int = Field(default=64, gt=0)  # ... with so many of its questions, evenly spaced
     keep: Literal["last", "best"] = "last"  # which step's model the stage leaves, by held-out loss
 
 
@@ -158,9 +172,9 @@ class TrainSection(_Section):
 class EvaluateSection(_Section):
     benchmarks: tuple[str, ...] = ()
     data: str | None = None  # folder of the benchmark's files
-    controls: tuple[Literal["real", "blank", "shuffled", "noise"], ...] = ("real", "blank", "shuffled", "noise")
+    controls: tuple[Control, ...] = get_args(Control)  # those that a benchmark cannot have are left out
     ablation: bool = True  # also score the untrained projector and the align-only model
-    max_new_tokens: int = Field(default=64, gt=0)
+    max_new_tokens: int | None = Field(default=None, gt=0)  # of an answer; default: the benchmark's
     batch_size: int = Field(default=32, gt=0)
     bootstrap: int = Field(default=1000, gt=0)
 
@@ -206,11 +220,14 @@ def load(name_or_path: str, overrides: Iterable[str] = ()) -> Recipe:
 
 
 def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
-    """The recipe with dotted keys replaced: `changed(r, {"train.align.data": "x.jsonl"})`."""
+    """The recipe with dotted keys replaced: `changed(r, {"train.align.data": "x.jsonl"})`. Raises InputError."""
     tree = recipe.model_dump(mode="json")
     for key, value in values.items():
         _put(tree, key.split("."), value, f"{key}={value}")
-    return Recipe.model_validate(tree)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise InputError(f"settings: {_explain(error)}") from None
 
 
 def to_yaml(recipe: Recipe) -> str:

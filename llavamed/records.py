@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, Literal, Self, cast, get_args
 
 from llavamed.errors import InputError
@@ -144,15 +145,35 @@ class Conversation(_Record):
 
 @dataclass(frozen=True)
 class Question(_Record):
-    """One benchmark item. `answer` is the reference; closed questions are those with a fixed option set."""
+    """One benchmark item. `answer` is the reference; closed questions are those with a fixed option set.
+
+    Where the options are asked as A, B, C ..., `letter` is the right one's, and an empty option is a letter that is
+    not offered. Where several people answered, `answers` has what each said (or all that is accepted).
+    """
 
     id: str
-    image: str  # path below the benchmark's image folder
+    image: str  # path below the benchmark's image folder; "" where the question has none
     question: str
     answer: str
     closed: bool
     options: tuple[str, ...] = ()  # e.g. ("yes", "no"); empty for open questions
     groups: dict[str, str] = field(default_factory=dict)  # e.g. {"organ": "CHEST", "type": "PRES"}
+    letter: str = ""
+    answers: tuple[str, ...] = ()
+    more_images: tuple[str, ...] = ()  # those after the first
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        return (self.image, *self.more_images) if self.image else self.more_images
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        return self.answers or (self.answer,)
+
+    @property
+    def lettered(self) -> dict[str, str]:
+        """Letter -> option, of those offered."""
+        return {letter: text for letter, text in zip(ascii_uppercase, self.options, strict=False) if text}
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:
@@ -161,8 +182,9 @@ class Question(_Record):
         wrong = [name for name in texts if not isinstance(row.get(name), str)]
         kinds: dict[str, tuple[Any, Any]] = {
             "closed": (bool, None),
-            "options": (list | tuple, ()),
             "groups": (dict, {}),
+            "letter": (str, ""),
+            **{name: (list | tuple, ()) for name in ("options", "answers", "more_images")},
         }
         wrong += [name for name, (kind, default) in kinds.items() if not isinstance(row.get(name, default), kind)]
         if wrong:
@@ -177,7 +199,7 @@ class Prediction(_Record):
     id: str
     text: str
     failed: str = ""
-    control: str = "real"  # real | blank | shuffled | noise
+    control: str = "real"  # how it was asked: one of evaluate.controls.CONTROLS
 
 
 def user(text: str, images: int = 0) -> Message:
@@ -210,7 +232,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))  # Windows' mark before the first
             except UnicodeDecodeError:
                 raise InputError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
             except json.JSONDecodeError as error:

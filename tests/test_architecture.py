@@ -9,7 +9,7 @@ from pathlib import Path
 import llavamed
 
 PACKAGE = Path(llavamed.__file__).parent
-GROUND = ("errors", "progress", "records", "manifest", "recipe", "report")
+GROUND = ("errors", "printing", "progress", "records", "manifest", "recipe", "report")
 FLOORS = (  # lowest first; the ground floor's modules may import each other
     GROUND,
     ("imaging",),
@@ -21,6 +21,7 @@ FLOORS = (  # lowest first; the ground floor's modules may import each other
     ("evaluate",),
     ("pipeline", "doctor"),
     ("serve", "demo"),
+    ("eval_cli",),
     ("cli",),
     ("__main__",),
 )
@@ -77,7 +78,7 @@ def test_the_ground_floor_has_no_circles() -> None:
 def test_the_front_door_is_light() -> None:
     """`llavamed --help` must answer at once: nothing heavy at import of the package, the CLI or the ground floor."""
     heavy = {"torch", "transformers", "gradio", "fastapi", "matplotlib", "pyarrow", "numpy", "openai", "lxml", "PIL"}
-    for name in ("__init__", "cli", "doctor", *GROUND):
+    for name in ("__init__", "cli", "eval_cli", "doctor", *GROUND):
         tree = ast.parse((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))
         for node in tree.body:
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

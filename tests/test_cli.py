@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from llavamed import cli, recipe
+from llavamed.manifest import Manifest
 from llavamed.model import folder, parts
 
 
@@ -140,6 +141,33 @@ def test_score_reads_other_peoples_predictions_and_prints_json(
         assert body["scores"]["closed_accuracy"]["n"] == 272
 
 
+def test_score_gives_the_official_number_of_mmmus_example_outputs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path
+) -> None:
+    data = shared_data / "mmmu"
+    command = ("score", "mmmu", data / "llava1.5_13b", "--data", data, "--out", tmp_path / "s")
+    assert run(monkeypatch, *command, "--json") == 0
+    body = json.loads(capsys.readouterr().out)
+    assert body["scores"]["accuracy_official"]["value"] == pytest.approx(100 * 330 / 900, abs=1e-4)
+    assert body["scores"]["accuracy_medical_official"]["value"] == pytest.approx(100 * 58 / 150, abs=1e-4)
+    assert run(monkeypatch, *command) == 0
+    assert "Strict and official: The official script draws a random option" in capsys.readouterr().out
+
+
+def test_the_folder_of_another_benchmark(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "score", "vqa-rad", tmp_path / "p.jsonl", "--data", shared_data / "slake") == 2
+    told(capsys, "image_name", "looks like slake")
+
+
+def test_the_benchmarks_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "benchmarks", "--json") == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert len(rows) == 19
+    assert rows["pope"]["splits (default first)"].startswith("all, random")
+
+
 def test_dry_run_plans_the_7b_model_without_weights(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,6 +175,19 @@ def test_dry_run_plans_the_7b_model_without_weights(
     out = capsys.readouterr().out
     for number in ("7,241,732,096", "20,979,712", "576"):
         assert number in out
+
+
+@pytest.mark.parametrize("options", [["--fp8-frozen"], ["--set", "train.fp8_frozen=true"]])
+def test_fp8_of_frozen_weights_has_a_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str]) -> None:
+    asked = []
+
+    def train(settings: recipe.Recipe, *_: object) -> Manifest:
+        asked.append(settings.train.fp8_frozen)
+        return Manifest("train")
+
+    monkeypatch.setattr("llavamed.train.run.train", train)
+    assert run(monkeypatch, "train", "tiny", "--out", tmp_path, *options) == 0
+    assert asked == [True]
 
 
 def test_dry_run_says_hours_and_the_largest_pack_for_the_gpu_named(

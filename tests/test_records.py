@@ -24,6 +24,7 @@ RECORDS = [
     Pair("PMC1_F1", "PMC1_F1.jpg", "A caption.", mentions=(Mention("See Fig. 1.", "See Fig. 1.", "Results", "AB"),)),
     Conversation("1", ("PMC1_F1",), (user("What is it?", images=1), assistant("CT.")), {"teacher": "template"}),
     Question("7", "a.png", "Is it CT?", "yes", True, ("yes", "no"), {"organ": "CHEST"}),
+    Question("8", "a.png", "Which?", "b", True, ("a", "b"), letter="B", answers=("b", "c"), more_images=("b.png",)),
     Prediction("7", "Yes.", control="blank"),
 ]
 
@@ -79,12 +80,40 @@ def test_content_as_plain_text_is_read_as_openais_clients_write_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"answer": 3}, {"closed": "false"}, {"question": None}, {"groups": []}, {"options": "yes"}]
+    "change",
+    [
+        {"answer": 3},
+        {"closed": "false"},
+        {"question": None},
+        {"groups": []},
+        {"options": "yes"},
+        {"letter": 1},
+        {"more_images": "b.png"},
+    ],
 )
 def test_a_malformed_question_names_itself(change: dict[str, object]) -> None:
     good = {"id": "7", "image": "a.png", "question": "Is it CT?", "answer": "yes", "closed": True}
     with pytest.raises(InputError, match="question '7'"):
         Question.from_json({**good, **change})
+
+
+def test_a_question_of_before_lettered_options_is_still_read() -> None:
+    row = {
+        "id": "7",
+        "image": "a.png",
+        "question": "Is it CT?",
+        "answer": "yes",
+        "closed": True,
+        "options": ["yes", "no"],
+    }
+    question = Question.from_json(row)
+    assert (question.images, question.references, question.letter) == (("a.png",), ("yes",), "")
+
+
+def test_letters_are_those_of_the_options_that_are_offered() -> None:
+    question = Question("1", "", "Which?", "c", True, ("a", "", "c"), letter="C")
+    assert question.lettered == {"A": "a", "C": "c"}
+    assert question.images == ()
 
 
 def test_a_file_in_another_encoding_is_told(tmp_path: Path) -> None:

@@ -204,6 +204,7 @@ class Corpus:
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{folder / INDEX}: cannot be read ({error}); build the corpus again") from None
         rows = zip(places["shard"], places["offset"], places["size"], strict=True)
+        self._lengths: dict[str, int] = {}  # of the shards that were asked about
         self._places: dict[str, tuple[str, int, int]] = dict(zip(places["key"], rows, strict=True))
 
     def __len__(self) -> int:
@@ -220,6 +221,19 @@ class Corpus:
         for batch in self._index.iter_batches(batch_size=PAIRS_PER_SHARD):
             for row in batch.to_pylist():
                 yield Pair.from_json(row)
+
+    def has_image(self, key: str) -> bool:
+        """Whether there are bytes where the pair's image should be; they are not looked at."""
+        shard, offset, size = self._places[key]
+        if shard not in self._lengths:
+            path = self.folder / Path(shard).name
+            self._lengths[shard] = path.stat().st_size if path.is_file() else 0
+        return 0 < size <= self._lengths[shard] - offset
+
+    def place(self, key: str) -> str:
+        """Where the bytes of the pair's image lie: the path of its shard, and from which to which byte."""
+        shard, offset, size = self._places[key]
+        return f"{self.folder / shard} bytes {offset}-{offset + size}"
 
     def image(self, key: str) -> bytes:
         """The bytes of a pair's image. Safe in threads and forked workers: it holds no open file."""

@@ -4,7 +4,7 @@
 
 LLaVA-Med starts from a pretrained CLIP and a pretrained language model and learns only to join them.
 For the demo to mean the same, its parts are pretrained too, apart from each other and apart from the
-demo: from other seeds, in other words (`pretrain.yaml`).
+demo: from other seeds, in other words (`pretrain.yaml`, `pretrain_questions.yaml`).
 
 - The tower is a CLIP vision transformer with two losses: CLIP's contrastive one against a bag-of-words text encoder,
   and, on the layer that LLaVA will read, linear classifiers of the facts that were drawn (in the manner of SuperClass,
@@ -12,15 +12,17 @@ demo: from other seeds, in other words (`pretrain.yaml`).
   whole picture. The text encoder and the classifiers are thrown away. The image vector is the mean of the patches, as
   LLaVA has no use for the class token.
 - The language model is a Mistral trained on texts about phantom pictures and on questions answered from such
-  texts: it can read and answer, and has never seen an image. So that it can read what is not quite a word, which
-  is what a projector will give it, most contexts are rows of mixed word embeddings, and all embeddings carry
-  noise (as in NEFTune, Jain et al., 2023).
+  texts: it can read and answer, and has never seen an image. A real one has read all of English; this one knows the
+  wordings that it has met, so there are four thousand of them, with synonyms. So that it can read what is not quite a
+  word, which is what a projector will give it, most contexts are rows of mixed word embeddings, and all embeddings
+  carry noise (as in NEFTune, Jain et al., 2023).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
 import shutil
 import time
 from pathlib import Path
@@ -55,9 +57,19 @@ FEATURE_LAYER = -2  # what LLaVA reads
 READ_PATCHES = 4  # of 36, drawn anew each step: what the classifiers see
 POSITION_STD = 0.4  # of the position embeddings at first. CLIP's 0.02 drowns in patches of 0.5: sides are learned late
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>", "[INST]", "[/INST]")
-WORDS: dict[str, Any] = yaml.safe_load((Path(__file__).parent / "pretrain.yaml").read_text(encoding="utf-8"))
 HELD_OUT_SHAPES = {w.shape(question) for options in w.HELD_OUT.values() for question in options}
 KINDS = ("modality", "organ", "finding", "side", "size", "count")
+COMPOSED = 0.25  # of the questions, from an opening and what is asked; the others stand whole in the table
+EXCHANGED = 0.3  # of the words that have synonyms
+CARELESS = 0.1  # of the questions, typed without capitals and marks
+
+
+def _table(name: str) -> Any:
+    return yaml.load((Path(__file__).parent / name).read_text(encoding="utf-8"), _Loader)
+
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+WORDS: dict[str, Any] = {**_table("pretrain.yaml"), "questions": _table("pretrain_questions.yaml")}
 
 
 # ---------------------------------------------------------------- text
@@ -108,14 +120,31 @@ def keywords(truth: Truth, rng: np.random.Generator) -> str:
 def pretrain_question(kind: str, form: str, rng: np.random.Generator) -> str:
     """A whole question of the table, or one composed of an opening and what is asked; never one of the benchmark's."""
     while True:
-        if rng.random() < 0.5:
-            question = w.choose(rng, WORDS["questions"][kind])
-        else:
+        if rng.random() < COMPOSED:
             asked = w.choose(rng, WORDS["asked"][kind])
             opening = w.choose(rng, WORDS["openings"][form])
-            question = w.capital(opening.replace("{np}", asked).replace("{clause}", asked))
+            question = opening.replace("{np}", asked).replace("{clause}", asked)
+        else:
+            question = w.choose(rng, WORDS["questions"][kind])
+        question = exchange(question, rng)
         if w.shape(question) not in HELD_OUT_SHAPES:
             return question
+
+
+_SYNONYMS = {word: group for group in WORDS["synonyms"] for word in group}
+_EXCHANGEABLE = re.compile(rf"\b(an? )?({'|'.join(map(re.escape, sorted(_SYNONYMS, key=len, reverse=True)))})\b")
+
+
+def exchange(question: str, rng: np.random.Generator) -> str:
+    """Some of the words that have synonyms exchanged, with the article that fits ("an image" -> "a picture")."""
+
+    def other(found: re.Match[str]) -> str:
+        if rng.random() >= EXCHANGED:
+            return found[0]
+        word = w.choose(rng, _SYNONYMS[found[2]])
+        return w.with_article(word) if found[1] else word
+
+    return _EXCHANGEABLE.sub(other, question)
 
 
 def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, str] | None:
@@ -127,7 +156,7 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
     noun, nouns = forms[rng.integers(len(forms))]
     if name in ("abnormal", "normal"):
         answer = w.choose(rng, WORDS["answers"]["yes" if truth.normal == (name == "normal") else "no"][:1])
-        return question, answer
+        return typed(question, rng), answer
     value = w.fact(truth, name)
     if form == "open":
         if not value:
@@ -139,11 +168,17 @@ def question_and_answer(truth: Truth, rng: np.random.Generator) -> tuple[str, st
             return None
         right = bool(value) and rng.random() < 0.5
         shown = value if right else w.choose(rng, tuple(others))
+        question = question.replace("{nouns}", "{noun}") if shown == "one" else question
         question = question.replace("{x}", w.candidate(name, shown))
         wordings = WORDS["answers"]["yes" if right else "no"]
         answer = w.choose(rng, wordings if value else wordings[:1])
         answer = answer.format(x=w.candidate(name, value) if value else "", kind=name)
-    return question.replace("{noun}", noun).replace("{nouns}", nouns), w.capital(answer)
+    return typed(question.replace("{noun}", noun).replace("{nouns}", nouns), rng), w.capital(answer)
+
+
+def typed(question: str, rng: np.random.Generator) -> str:
+    """As people type it: with a capital and its mark, or carelessly with neither."""
+    return question.lower().rstrip("?.") if rng.random() < CARELESS else w.capital(question)
 
 
 def pretrain_text(rng: np.random.Generator, soft: bool = False) -> tuple[str, Truth | None]:
@@ -170,7 +205,7 @@ def pretrain_text(rng: np.random.Generator, soft: bool = False) -> tuple[str, Tr
             caption += " " + general_sentence(rng)
         text = f"[INST] {context}\n{w.choose(rng, WORDS['describe'])} [/INST] {caption}</s>"
     turns = 0
-    while not text or (style >= 0.3 and turns < 3):
+    while not text or (style >= 0.3 and turns < 4):
         pair = question_and_answer(truth, rng)
         if pair:
             text += f"[INST] {context + chr(10) if not text else ''}{pair[0]} [/INST] {pair[1]}</s>"
@@ -483,7 +518,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("vision_tower", "language_model"), help="remake one part")
     parser.add_argument("--images", type=int, default=40_000)
     parser.add_argument("--vision-steps", type=int, default=4_000)
-    parser.add_argument("--language-steps", type=int, default=3_000)
+    parser.add_argument("--language-steps", type=int, default=6_500)
     args = parser.parse_args()
     began = time.monotonic()
     tokenizer = train_tokenizer()

@@ -5,7 +5,8 @@ Three vocabularies that must stay apart, or the demo would prove nothing:
 - `CAPTION_*`, `MENTIONS`: what the demo's articles say (the teacher and the training see only these);
 - `HELD_OUT`: the questions of the phantom benchmark. They were written by someone who had seen neither the teacher's
   questions nor the pretraining's, and whose results changed neither: keep it so, or write a new table;
-- `pretrain.yaml`: what the tiny language model was pretrained on, before and apart from the demo.
+- `pretrain.yaml`, `pretrain_questions.yaml`: what the tiny language model was pretrained on, before and apart from
+  the demo.
 
 Sentences are tables of templates; the functions below only fill them in.
 """

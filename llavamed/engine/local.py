@@ -1,33 +1,54 @@
 """A folder's model in this process.
 
-In: requests. Out: their texts. Answers come from Hugging Face's own `generate`, so that they are those of
-the folder loaded by anyone else, token for token.
+In: requests. Out: their texts, which are those that anyone gets who loads the folder with transformers and calls
+`generate`, one request at a time. Getting them sooner is what the floor's other files are for: `decode.py` makes many
+answers together, `line.py` keeps it full, `features.py` keeps what was made of an image. Here requests become
+rows of token ids and pixels, and tokens become text.
 
-The hard things are three. A batch must not change an answer: prompts are padded at the left, so that every
-answer begins in the same column, and the padding is masked. A stream must end when its reader has enough:
-generation runs in a thread, looks at a flag at every token, and the flag is set when the generator is
-closed. And a stop string may arrive in pieces: the tail that could still become one is held back.
+Two things are hard. Work must not wait for other work: `each` prepares images and prompts in a thread of their own
+while the model computes. And in a stream a stop string may arrive in pieces: the tail that could still become one is
+held back.
 
-One generation runs at a time; others wait at a lock, so a stream must be read to its end or closed before
-the same thread asks again.
+The model is locked for one step at a time, so a stream and a batch may be under way together.
 """
 
 from __future__ import annotations
 
-import queue
+import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
+from numpy.typing import NDArray
+from PIL.Image import Image
 
+from llavamed.engine.ahead import ahead
+from llavamed.engine.decode import Batch, Row
+from llavamed.engine.features import Features, Picture
+from llavamed.engine.line import run
 from llavamed.engine.request import Request
 from llavamed.errors import InputError
 from llavamed.model import chat, folder
+from llavamed.model.pixels import pixels
+
+_PROMPTS_KEPT = 8192  # an evaluation asks the same ones under each control
+
+# Settings of a generation_config.json that would make a greedy answer another one, and their neutral values.
+_NOT_FOLLOWED = {
+    "num_beams": (None, 1),
+    "repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "min_new_tokens": (None, 0),
+    "min_length": (None, 0),
+    "bad_words_ids": (None, []),
+    "suppress_tokens": (None, []),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+}
 
 
 class LocalEngine:
@@ -53,117 +74,122 @@ class LocalEngine:
     def _hold(self, assembled: folder.Assembled, name: str) -> None:
         self.name, self.processor, self.model = name, assembled.processor, assembled.model
         self._lock = threading.Lock()
+        self._features = Features(self._encode)
+        self._prompts: OrderedDict[tuple[object, ...], NDArray[np.int64]] = OrderedDict()
+        _say_what_is_not_followed(name, self.model.generation_config)
 
     def generate(self, requests: Sequence[Request]) -> list[str]:
-        """The answers, in order. Requests that ask alike (length, sampling) go through the model together;
-        those that sample go alone, so that a seed means the same in any company."""
-        answers: dict[int, str] = {}
-        together: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-        for i, request in enumerate(requests):
-            if request.temperature > 0:
-                answers[i] = self._answers([request])[0]
-            else:
-                together.setdefault((request.max_new_tokens, request.stop), []).append(i)
-        for group in together.values():
-            answers.update(zip(group, self._answers([requests[i] for i in group]), strict=True))
-        return [answers[i] for i in range(len(requests))]
+        """The answers, in order; all go through the model together, and each is what it would be alone.
+
+        Raises InputError for a prompt that is too long, and what the model raises when it is asked that request alone.
+        """
+        rows = list(self._rows(requests))
+        for row in rows:
+            if row.error is not None:
+                raise row.error
+        rows.sort(key=lambda row: -len(row.prompt))
+        answers = {}
+        for place, answer in self._answers(iter(rows), max(1, len(rows))):
+            if isinstance(answer, Exception):
+                raise answer
+            answers[place] = answer
+        return [answers[place] for place in range(len(requests))]
+
+    def each(self, requests: Iterable[Request], batch_size: int = 32) -> Iterator[tuple[int, str | Exception]]:
+        """(place, answer or the reason why there is none) of every request, as they end; at most `batch_size` at once.
+
+        Requests are taken as they are needed, in a thread of their own; sorted by length they waste little. Those
+        that follow one another with the same image object share its pixels, so it must not be changed meanwhile.
+        """
+        yield from self._answers(ahead(self._rows(requests), 2 * batch_size), batch_size)
 
     def stream(self, request: Request) -> Iterator[str]:
         """The answer as it is made: the pieces joined are what `generate` gives. Closing the iterator ends it."""
-        inputs = self._inputs([request])  # here, so that a bad request fails before the first piece
-        return self._pieces(request, inputs)
+        row = next(self._rows([request]))
+        if row.error is not None:  # here, so that a bad request fails before the first piece
+            raise row.error
+        return _tidy(self._pieces(row), request.stop)
 
     def count_tokens(self, request: Request) -> int:
         """Tokens of the prompt, image tokens included."""
-        return len(chat.prompt_ids(self.processor, request.messages))
+        return len(self._prompt(request))
 
     def close(self) -> None:
-        """Wait for the answer in the making and let the model go."""
-        with self._lock:
-            if hasattr(self, "model"):
-                del self.model
+        """Let the model go, once the answers in the making have ended."""
+        if hasattr(self, "model"):
+            del self.model
 
-    def _inputs(self, requests: Sequence[Request]) -> dict[str, torch.Tensor]:
-        """`input_ids` and `attention_mask` (requests, tokens), padded at the left; `pixel_values` of all images."""
-        prompts = [chat.prompt_ids(self.processor, request.messages) for request in requests]
+    def _rows(self, requests: Iterable[Request]) -> Iterator[Row]:
+        """What the model is given, request by request; with an error if it cannot be."""
         limit = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        for ids, request in zip(prompts, requests, strict=True):
-            if limit is not None and len(ids) + request.max_new_tokens > limit:
-                raise InputError(
-                    f"the prompt's {len(ids)} tokens and max_new_tokens={request.max_new_tokens} are more than the "
+        last: list[tuple[Image, Picture]] = []  # of the request before
+        for place, request in enumerate(requests):
+            prompt = self._prompt(request)
+            row = Row(
+                place,
+                prompt,
+                max_new_tokens=request.max_new_tokens,
+                temperature=request.temperature,
+                top_p=request.top_p,
+                seed=request.seed,
+                stop=request.stop,
+            )
+            if limit is not None and len(prompt) + request.max_new_tokens > limit:
+                row.error = InputError(
+                    f"the prompt's {len(prompt)} tokens and max_new_tokens={request.max_new_tokens} are more than the "
                     f"{limit} tokens that the model takes: ask for less, or leave earlier turns out"
                 )
-        longest = max(map(len, prompts))
-        padded = np.full((len(prompts), longest), self.processor.tokenizer.pad_token_id, dtype=np.int64)
-        mask = np.zeros_like(padded)
-        for row, ids in enumerate(prompts):
-            padded[row, longest - len(ids) :] = ids
-            mask[row, longest - len(ids) :] = 1
-        inputs = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
-        images = [image.convert("RGB") for request in requests for image in request.images]
-        if images:
-            pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-            inputs["pixel_values"] = pixels.to(self.model.dtype)
-        return {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
+            else:
+                last = [
+                    (image, next((picture for other, picture in last if other is image), None) or self._picture(image))
+                    for image in request.images
+                ]
+                row.images = [picture for _, picture in last]
+            yield row
 
-    def _answers(self, requests: Sequence[Request]) -> list[str]:
-        inputs = self._inputs(requests)
-        with self._lock:
-            tokens = self._run(requests[0], inputs)
-        texts = self.processor.batch_decode(
-            tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True, clean_up_tokenization_spaces=False
+    def _prompt(self, request: Request) -> NDArray[np.int64]:
+        """The prompt's token ids; kept, as a template and a tokenizer cost more than a tiny model's step."""
+        key = tuple((message.role, message.num_images, message.text) for message in request.messages)
+        ids = self._prompts.get(key)
+        if ids is None:
+            ids = self._prompts[key] = chat.prompt_ids(self.processor, request.messages)
+            if len(self._prompts) > _PROMPTS_KEPT:
+                self._prompts.popitem(last=False)
+        return ids
+
+    def _picture(self, image: Image) -> Picture:
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # which copies
+        return Picture.of(pixels(self.processor.image_processor, [rgb])[0])
+
+    def _encode(self, pixels: torch.Tensor) -> Sequence[torch.Tensor]:
+        """The features (tokens, dim) of each of the pixels (images, 3, height, width)."""
+        given = pixels.to(self.model.device, self.model.dtype)
+        features: Sequence[torch.Tensor] = self.model.get_image_features(given, return_dict=True).pooler_output
+        return features
+
+    def _answers(self, rows: Iterator[Row], size: int) -> Iterator[tuple[int, str | Exception]]:
+        for row in run(rows, size, self._batch, self._lock, self.name):
+            yield row.place, row.error or _before_stop(self._text(row.tokens), row.stop).strip()
+
+    def _pieces(self, row: Row) -> Iterator[str]:
+        """All tokens so far are decoded each time: alone, a token may be half a character, or lose its space."""
+        batch, sent = self._batch(), 0
+        while not row.ended:
+            with self._lock:
+                batch.step() if batch.rows else batch.enter([row])
+            text = self._text(row.tokens)
+            if row.ended or not text.endswith("\ufffd"):  # else a character whose other bytes are to come
+                yield text[sent:]
+                sent = max(sent, len(text))
+
+    def _batch(self) -> Batch:
+        return Batch(self.model, self._features, self._text)
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = self.processor.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return [_before_stop(text, request.stop).strip() for text, request in zip(texts, requests, strict=True)]
-
-    def _run(self, request: Request, inputs: dict[str, torch.Tensor], **more: Any) -> torch.Tensor:
-        """`generate` with the request's sampling, under the lock. The seed is this call's alone."""
-        tokenizer = self.processor.tokenizer
-        settings: dict[str, Any] = {"do_sample": False}
-        if request.temperature > 0:
-            settings = {
-                "do_sample": True,
-                "temperature": request.temperature,
-                "top_p": request.top_p,
-                "top_k": 0,
-            }
-        if request.stop:
-            settings |= {"stop_strings": list(request.stop), "tokenizer": tokenizer}
-        devices = [inputs["input_ids"].device] if inputs["input_ids"].is_cuda else []
-        with torch.inference_mode(), torch.random.fork_rng(devices=devices, enabled=request.seed is not None):
-            if request.seed is not None:
-                torch.manual_seed(request.seed)
-            tokens: torch.Tensor = self.model.generate(
-                **inputs,
-                max_new_tokens=request.max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                **settings,
-                **more,
-            )
-        return tokens
-
-    def _pieces(self, request: Request, inputs: dict[str, torch.Tensor]) -> Iterator[str]:
-        streamer, cancel = _Streamer(self.processor.tokenizer), threading.Event()
-        stopping = StoppingCriteriaList([_Cancelled(cancel)])
-        failed: list[BaseException] = []
-
-        def work() -> None:
-            try:
-                self._run(request, inputs, streamer=streamer, stopping_criteria=stopping)
-            except BaseException as error:  # noqa: BLE001 - raised again in the reader's thread
-                failed.append(error)
-            finally:
-                streamer.finish()
-
-        with self._lock:
-            worker = threading.Thread(target=work, name="answer", daemon=True)
-            worker.start()
-            try:
-                yield from _tidy(iter(streamer.pieces.get, None), request.stop)
-            finally:
-                cancel.set()
-                worker.join()
-        if failed:
-            raise failed[0]
+        return text
 
 
 def _name(path: Path) -> str:
@@ -172,54 +198,14 @@ def _name(path: Path) -> str:
     return "/".join(names[-2:] if names[-1] in folder.STAGES_LAST_FIRST else names[-1:])
 
 
-class _Streamer(BaseStreamer):
-    """Receives tokens from `generate`; `pieces` receives their text, and None at the end.
-
-    All tokens so far are decoded each time: alone, a token may be half a character, or lose its space.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._tokenizer = tokenizer
-        self._tokens: list[int] | None = None  # None until the prompt has gone by
-        self._sent = 0  # characters
-
-    def put(self, value: torch.Tensor) -> None:
-        if self._tokens is None:
-            self._tokens = []
-            return
-        self._tokens += value.flatten().tolist()
-        text = self._text()
-        if not text.endswith("\ufffd"):  # else a character whose other bytes are to come
-            self._send(text)
-
-    def end(self) -> None:
-        """Called by `generate`; the worker calls `finish`, also after an error."""
-
-    def finish(self) -> None:
-        self._send(self._text())
-        self.pieces.put(None)
-
-    def _text(self) -> str:
-        text: str = self._tokenizer.decode(
-            self._tokens or [], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return text
-
-    def _send(self, text: str) -> None:
-        if len(text) > self._sent:
-            self.pieces.put(text[self._sent :])
-            self._sent = len(text)
-
-
-class _Cancelled(StoppingCriteria):
-    """True for every row once the event is set."""
-
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self._event.is_set(), dtype=torch.bool, device=input_ids.device)
+def _say_what_is_not_followed(name: str, settings: Any) -> None:
+    """Answers are the most likely token each time, or drawn as the request says; a folder may want otherwise."""
+    other = {
+        key: value for key, neutral in _NOT_FOLLOWED.items() if (value := getattr(settings, key, None)) not in neutral
+    }
+    if other:
+        told = ", ".join(f"{key}={value}" for key, value in other.items())
+        print(f"{name}: generation_config.json says {told}, which is not followed", file=sys.stderr)
 
 
 def _before_stop(text: str, stop: tuple[str, ...]) -> str:

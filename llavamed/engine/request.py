@@ -2,7 +2,9 @@
 
 An engine is anything with `generate` (a batch, each answer whole) and `stream` (one answer, piece by
 piece). `local.LocalEngine` runs a folder's model in this process; `remote.RemoteEngine` asks an
-OpenAI-compatible endpoint. `connect` picks one by how the model is written.
+OpenAI-compatible endpoint. `connect` picks one by how the model is written. Both have more, which is used where it
+is there: `each(requests, batch_size)` takes any number of requests and gives (place, answer or error) as they end;
+`LocalEngine.count_tokens(request)` is the length of a prompt.
 """
 
 from __future__ import annotations
@@ -67,8 +69,8 @@ class Engine(Protocol):
 
 
 def public_name(model: str) -> str:
-    """`model` as it may be shown and written down: a URL without the user name and password that it may hold."""
+    """`model` as it may be shown and written down: a URL without the user name, password and query it may hold."""
     if not model.startswith(("http://", "https://")):
         return model
     parts = urlsplit(model)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -1,35 +1,50 @@
-"""Controls: the same questions with the picture taken away, in three ways.
+"""Controls: the same questions with what should decide the answer taken away or turned.
 
-A model that answers from the question alone scores well on many medical benchmarks; one reported
-LLaVA-Med checkpoint answered the same on random noise. The only proof that a model looks is that its
-score falls when the picture is
+A model that answers from the question alone scores well on many medical benchmarks; one reported LLaVA-Med
+checkpoint answered the same on random noise. The only proof that a model looks is that its score falls when the
+picture is
 
     blank      one mid-grey of the same size
     shuffled   another image of the same benchmark: a real picture, the wrong one
     noise      uniform random pixels of the same size
+    text-only  not there at all
 
-The one hard thing is the shuffle. Several questions share one image, so permuting the *questions'*
-images would leave some question with its own picture. Here whole images are exchanged, identified by
-content: all images stand in one seeded ring and each gives way to the next, so nothing keeps its own.
-Everything is a pure function of the image and the seed: order and batching change nothing.
+The one hard thing is the shuffle. Several questions share one image, so permuting the *questions'* images would
+leave some question with its own picture. Here whole images are exchanged, identified by content: all images stand
+in one seeded ring and each gives way to the next, so nothing keeps its own. Everything is a pure function of the
+image and the seed: order and batching change nothing.
+
+Multiple choice has a control of its own: `rotated` asks each question again with its options moved on by one, by
+two ..., until every option has stood at every letter. A model that prefers a letter is right by luck in one order
+and wrong in the others. Questions whose options speak of one another ("all of the above", "A and B") mean something
+else when they are moved, and are not asked again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 from PIL import Image
 
 from llavamed.errors import InputError
+from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.imaging.decode import decode
+from llavamed.recipe import Control
+from llavamed.records import Question
 
-Control = Literal["real", "blank", "shuffled", "noise"]
-CONTROLS: tuple[Control, ...] = ("real", "blank", "shuffled", "noise")
+CONTROLS: tuple[Control, ...] = get_args(Control)
+OF_THE_IMAGE = ("blank", "shuffled", "noise", "text-only")  # those that say whether the model looks
 
 _MID_GREY = (128, 128, 128)
+_EACH_OTHER = re.compile(
+    r"\b(above|below|preceding|following)\b|\b[A-J]\s*(,|and|or|&|\+|/)\s*[A-J]\b|\b(both|option|choice)s?\s+[a-j]\b",
+    re.IGNORECASE,
+)
 
 
 def blank(image: Image.Image) -> Image.Image:
@@ -68,7 +83,7 @@ def pictures(
     `names` are the benchmark's distinct images and `read` gives the bytes of one; all are read once
     for `shuffled`, which must know their contents. Raises InputError for an unknown control.
     """
-    if control == "real":
+    if control in ("real", "text-only", "rotated"):
         return lambda name: decode(read(name), name)
     if control == "blank":
         return lambda name: blank(decode(read(name), name))
@@ -78,3 +93,59 @@ def pictures(
         shown = exchange({name: hashlib.sha256(read(name)).hexdigest() for name in names}, seed)
         return lambda name: decode(read(shown[name]), shown[name])
     raise InputError(f"control {control!r}: unknown; give one of {', '.join(CONTROLS)}")
+
+
+def asked(benchmark: Benchmark, control: str) -> Benchmark:
+    """What is asked under `control`: without images, with rotated options, or the benchmark as it is."""
+    if control == "text-only":
+        return replace(benchmark, questions=tuple(replace(q, image="", more_images=()) for q in benchmark.questions))
+    if control == "rotated":
+        return replace(
+            benchmark,
+            questions=tuple(turned for question in benchmark.questions for turned in rotations(question)),
+            aliases={},
+        )
+    return benchmark
+
+
+def left_out(benchmark: Benchmark, controls: Iterable[str]) -> dict[str, str]:
+    """control -> why it cannot be asked of this benchmark. Nothing is said where only its answers are there."""
+    reasons: dict[str, str] = {}
+    if not benchmark.has_questions:
+        return reasons
+    if not benchmark.image_names:
+        reasons = dict.fromkeys(OF_THE_IMAGE, "the questions have no images")
+    elif len(benchmark.image_names) == 1:
+        reasons["shuffled"] = "there is only one image"
+    if not any(rotations(question) for question in benchmark.questions):
+        reasons["rotated"] = "no question has lettered options that can be moved"
+    return {control: reasons[control] for control in controls if control in reasons}
+
+
+def rotations(question: Question) -> list[Question]:
+    """The question with its options moved on by 1, 2, ... letters; none if it has no options that can be moved.
+
+    The id is the question's, `@` and by how many letters.
+    """
+    letters, texts = list(question.lettered), list(question.lettered.values())
+    if question.letter not in letters or len(letters) < 2 or any(map(_EACH_OTHER.search, texts)):
+        return []
+    right = letters.index(question.letter)
+    turned = []
+    for shift in range(1, len(letters)):
+        moved = {letter: texts[(place + shift) % len(texts)] for place, letter in enumerate(letters)}
+        turned.append(
+            replace(
+                question,
+                id=f"{question.id}@{shift}",
+                options=tuple(moved.get(chr(ord("A") + place), "") for place in range(len(question.options))),
+                letter=letters[(right - shift) % len(letters)],
+            )
+        )
+    return turned
+
+
+def unturned(question: Question, shift: int, letter: str | None) -> str | None:
+    """Where the option stood in `question` that has `letter` after moving on by `shift`."""
+    letters = list(question.lettered)
+    return letters[(letters.index(letter) + shift) % len(letters)] if letter in letters else None

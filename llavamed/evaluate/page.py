@@ -14,14 +14,17 @@ from typing import Any
 from llavamed.errors import InputError
 from llavamed.evaluate import show
 from llavamed.evaluate.benchmarks import Benchmark
-from llavamed.evaluate.score import Item, Scores
+from llavamed.evaluate.controls import OF_THE_IMAGE
+from llavamed.evaluate.families import Family
+from llavamed.evaluate.score import MAX_ANSWER, Item, Scores
 from llavamed.evaluate.statistics import bootstrap
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.report import Page, new_figure
 
 CARDS = 24
 _FAILURES = 16  # of the cards, where there are that many
-_GROUPS_SHOWN = 12  # of a kind
+_GROUPS_SHOWN = 32  # of a kind; MMMU has 30 subjects
+_SHOWN = 2000  # characters of a text on a card
 
 ReadImage = Callable[[str], bytes]
 
@@ -44,6 +47,10 @@ def build(benchmark: Benchmark, scores: Scores, read_image: ReadImage | None, sh
         subtitle=f"{provenance['model']}. {show.verdict(body)}",
         facts=_facts(body),
     )
+    if not scores.family.metrics:
+        page.cards("Answers, drawn evenly", _cards(scores, read_image), text=show.verdict(body))
+        page.table("How it was made", ["what", "value"], [[key, str(value)] for key, value in provenance.items()])
+        return page
     page.table("Scores", *show.headline(body), text="Strict rules; the interval is a bootstrap over questions.")
     if scores.controls:
         page.figures("With and without the picture", [_bars(body)])
@@ -52,17 +59,27 @@ def build(benchmark: Benchmark, scores: Scores, read_image: ReadImage | None, sh
             *show.gaps(body),
             text=f"{show.verdict(body)} A gap counts only if its whole interval is above zero.",
         )
-    page.table("Official and strict", *show.rules(body), text=show.WHY_THEY_DIFFER)
+    columns, rows = show.orders(body)
+    if rows:
+        page.table(
+            "The order of the options",
+            columns,
+            rows,
+            text="Each option has stood at each letter. What is right in one order only is a preference for a letter.",
+        )
+    columns, rows = show.rules(body)
+    if rows:
+        page.table("Official and strict", columns, rows, text=" ".join(show.notes(body)))
     if benchmark.published:
         page.table(
             "Published results",
-            ["model", "open recall, official", "closed accuracy, official", "how", "source"],
-            _published(benchmark, body),
+            *_published(benchmark, body),
             text="Rows marked published are copied from their source, not reproduced here.",
         )
-    groups = _groups(scores.items)
+    groups = _groups(scores.items, scores.family)
     if groups:
-        page.table("By group", ["group", "closed accuracy, %", "n closed", "open recall, %", "n open"], groups)
+        measures = [cell for _, title in scores.family.measures for cell in (f"{title}, %", "n")]
+        page.table("By group", ["group", *measures], groups)
     if shared is not None:
         page.table(
             "Seen in training",
@@ -77,21 +94,33 @@ def build(benchmark: Benchmark, scores: Scores, read_image: ReadImage | None, sh
 
 def _facts(body: Mapping[str, Any]) -> dict[str, Any]:
     facts: dict[str, Any] = {"questions": f"{body['n']:,}"}
-    for name, title in show.HEADLINE[:2]:
-        if name in body["scores"]:
-            facts[f"{title}, strict"] = f"{body['scores'][name]['value']:.1f} %"
-    blank = body["controls"].get("blank", {}).get("scores", {}).get("closed_accuracy")
-    if blank:
-        facts["closed accuracy, blank image"] = f"{blank['value']:.1f} %"
-    facts["failed requests"] = body["provenance"]["n_failed"] + sum(c["n_failed"] for c in body["controls"].values())
-    if body["provenance"]["closed_parse_failure_percent"] is not None:
-        facts["closed answers not readable"] = f"{body['provenance']['closed_parse_failure_percent']:.1f} %"
+    family = show.family(body)
+    for name, title in family.headline[:2]:
+        entry = body["scores"].get(name)
+        if entry is not None:
+            facts[f"{title}, strict"] = f"{entry['value']:.1f} {entry.get('unit', '%')}"
+    for name in family.decisive[:1]:
+        blank = body["controls"].get("blank", {}).get("scores", {}).get(name)
+        if blank:
+            facts[f"{name.replace('_', ' ')}, blank image"] = f"{blank['value']:.1f} %"
+    provenance = body["provenance"]
+    facts["failed requests"] = provenance["n_failed"] + sum(c["n_failed"] for c in body["controls"].values())
+    if provenance["parse_failure_percent"] is not None:
+        facts["answers not readable"] = f"{provenance['parse_failure_percent']:.1f} %"
+    if provenance["n_cut"]:
+        facts[f"answers cut at {MAX_ANSWER:,} characters"] = provenance["n_cut"]
     return facts
 
 
 def _bars(body: Mapping[str, Any]) -> Any:
-    conditions = {"real": body["scores"], **{name: control["scores"] for name, control in body["controls"].items()}}
-    shown = [(name, title) for name, title in show.HEADLINE if name in body["scores"]]
+    """Scores in per cent under each condition; what is counted in points has a scale of its own and is in the table."""
+    images = {name: control["scores"] for name, control in body["controls"].items() if name in OF_THE_IMAGE}
+    conditions = {"real": body["scores"], **images}
+    shown = [
+        (name, title)
+        for name, title in show.family(body).headline
+        if name in body["scores"] and "unit" not in body["scores"][name]
+    ]
     names = [name for name, _ in shown]
     figure, axes = new_figure(7.0, 3.0)
     width = 0.8 / len(conditions)
@@ -99,28 +128,35 @@ def _bars(body: Mapping[str, Any]) -> Any:
         at = [position + (index - (len(conditions) - 1) / 2) * width for position in range(len(names))]
         values = [entries[name]["value"] for name in names]
         errors = [
-            [entries[name]["value"] - entries[name]["low"] for name in names],
-            [entries[name]["high"] - entries[name]["value"] for name in names],
+            [max(0.0, entries[name]["value"] - entries[name]["low"]) for name in names],
+            [max(0.0, entries[name]["high"] - entries[name]["value"]) for name in names],
         ]
         axes.bar(at, values, width=width * 0.92, yerr=errors, capsize=2, label=condition)
     axes.set_xticks(range(len(names)), [title for _, title in shown])
     axes.set_ylim(0, 100)
     axes.set_ylabel("%")
-    axes.legend(frameon=False, ncols=len(conditions), loc="upper right")
+    axes.legend(frameon=False, ncols=len(conditions), loc="upper right", fontsize=8)
     return figure
 
 
-def _published(benchmark: Benchmark, body: Mapping[str, Any]) -> list[list[str]]:
-    names = ("open_recall_official", "closed_accuracy_official")
+def _published(benchmark: Benchmark, body: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows: ours first, then what others reported under the same names."""
+    names = list(dict.fromkeys(name for row in benchmark.published for name in row.scores))
     ours = ["this model", *(show.cell(body["scores"].get(name)) for name in names), "", "measured here"]
     rows = [
-        [row.model, *(f"{row.scores[name]:.2f}" if name in row.scores else "-" for name in names), row.how]
+        [
+            row.model,
+            *(f"{row.scores[name]:.2f}" if name in row.scores else "-" for name in names),
+            row.how,
+            f"published: {row.source}",
+        ]
         for row in benchmark.published
     ]
-    return [ours, *([*row, f"published: {p.source}"] for row, p in zip(rows, benchmark.published, strict=True))]
+    titles = [name.replace("_official", ", official").replace("_", " ") for name in names]
+    return ["model", *titles, "how", "source"], [ours, *rows]
 
 
-def _groups(items: Sequence[Item]) -> list[list[str]]:
+def _groups(items: Sequence[Item], family: Family) -> list[list[str]]:
     """Strict scores by each kind of group that the benchmark states; the smallest groups of a kind are one row."""
     kinds: dict[str, dict[str, list[Item]]] = {}
     for item in items:
@@ -134,9 +170,11 @@ def _groups(items: Sequence[Item]) -> list[list[str]]:
         if rest:
             shown[f"{len(rest)} smaller groups"] = [item for value in rest for item in groups[value]]
         for value, members in shown.items():
-            closed = [100 * item.credit for item in members if item.question.closed]
-            opened = [100 * item.credit for item in members if not item.question.closed]
-            rows.append([f"{kind}: {value}", _mean(closed), str(len(closed)), _mean(opened), str(len(opened))])
+            row = [f"{kind}: {value}"]
+            for measure, _ in family.measures:
+                credits = [100 * item.credit for item in members if item.measure == measure]
+                row += [_mean(credits), str(len(credits))]
+            rows.append(row)
     return rows
 
 
@@ -172,28 +210,34 @@ def _cards(scores: Scores, read_image: ReadImage | None) -> list[dict[str, Any]]
         control: {item.question.id: item.prediction for item in items}
         for control, items in scores.control_items.items()
     }
+    family = scores.family
     cards = []
     for item in choose(scores.items):
         question = item.question
-        lines = [("question", question.question), ("reference", question.answer)]
+        reference = f"{question.letter}. {question.answer}" if question.letter else question.answer
+        lines = [("question", question.question or "(not in the answer key)"), ("reference", reference)]
         lines.append(("failed", item.prediction.failed) if item.prediction.failed else ("answer", item.prediction.text))
-        if question.closed:
+        if question.letter:
+            lines.insert(1, ("options", "; ".join(f"{letter}. {text}" for letter, text in question.lettered.items())))
+        if family.parse is not None and family.is_parsed(question):
             lines.append(("read as", item.parsed or "not readable"))
         lines += [
             (control, f"failed: {answer.failed}" if answer.failed else answer.text)
             for control, answers in elsewhere.items()
             for answer in [answers[question.id]]
         ]
-        measure = "closed accuracy" if question.closed else "open recall"
-        title = f"{'right' if item.credit == 1 else 'wrong' if item.credit == 0 else 'partly right'}: {question.id}"
-        lines.append((measure, f"{100 * item.credit:.0f} %"))
-        cards.append({"image": _thumbnail(question.image, read_image), "title": title, "lines": lines})
+        title = question.id
+        if item.measure:
+            title = f"{'right' if item.credit == 1 else 'wrong' if item.credit == 0 else 'partly right'}: {question.id}"
+            lines.append((dict(family.measures)[item.measure], f"{100 * item.credit:.0f} %"))
+        shown = [(name, text if len(text) <= _SHOWN else f"{text[:_SHOWN]} ...") for name, text in lines]
+        cards.append({"image": _thumbnail(question.image, read_image), "title": title, "lines": shown})
     return cards
 
 
 def _thumbnail(name: str, read_image: ReadImage | None) -> str:
     """A small copy as a data URL; empty where there is no image to read (answers made elsewhere)."""
-    if read_image is None:
+    if read_image is None or not name:
         return ""
     try:
         return thumbnail(read_image(name), name)

@@ -1,10 +1,12 @@
 """Ask a model every question of a benchmark, and lose nothing when the power goes.
 
-`predictions.jsonl` is a journal: each batch is appended and forced to the disk as soon as it is answered.
+`predictions.jsonl` is a journal: an answer is appended as soon as it is there, and forced to the disk every second.
 After `kill -9` or a power cut the next call drops a cut last line, asks what is missing and ends with the same file,
-because the questions are always asked in one order (longest first, so that a batch has little
-padding and a batch that does not fit in memory fails at once) and the finished file is put into the
-benchmark's own order.
+because the questions are always asked in one order and the finished file is put into the benchmark's own.
+
+That order is one of speed: images by their longest prompt, in tokens, and the questions about an image together,
+longest first. So a batch has little padding, one that does not fit in memory fails at once, and what was
+made of an image (its pixels, its features, an endpoint's cache) is used for all its questions.
 
 Beside it `header.json` says what was asked of whom. If the model, the prompt, the control, the
 decoding, the benchmark's file or its images change, the old answers are of another experiment and are not used.
@@ -17,21 +19,29 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llavamed.corpus.store import open_images
+from PIL import Image
+
 from llavamed.engine import Engine, Request, Unanswered
 from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.controls import pictures
 from llavamed.manifest import fingerprint, write_atomic
-from llavamed.progress import Progress
+from llavamed.progress import Progress, track
 from llavamed.records import Prediction, Question, user
 
 JOURNAL = "predictions.jsonl"
 HEADER = "header.json"
+
+_SYNC_EVERY_SECONDS = 1.0
+_IMAGES_KEPT = 4  # decoded; an image's questions follow one another
+_ANY_IMAGE = Image.new("RGB", (1, 1))  # all take the same number of tokens
 
 
 def predict(
@@ -55,30 +65,24 @@ def predict(
     header = _header(engine, benchmark, control, seed, max_new_tokens, model_fingerprint)
     done = _resume(journal, out / HEADER, header, {question.id for question in benchmark.questions})
 
-    pending = [q for q in sorted(benchmark.questions, key=_longest_first(benchmark)) if q.id not in done]
-    if pending:
-        picture = pictures(control, benchmark.image_names, open_images(benchmark.images), seed)
-        total = len(benchmark.questions)
+    if len(done) < len(benchmark.questions):
+        pending = [question for question in _in_order(engine, benchmark) if question.id not in done]
+        picture = lru_cache(_IMAGES_KEPT)(pictures(control, benchmark.image_names, benchmark.read_image, seed))
+        requests = (
+            _request(benchmark, q, tuple(picture(name) for name in q.images), max_new_tokens, seed) for q in pending
+        )
+        total, failed, synced = len(benchmark.questions), 0, time.monotonic()
         with journal.open("a", encoding="utf-8") as rows, Progress(control, total, "answers", len(done)) as progress:
-            for start in range(0, len(pending), batch_size):
-                batch = pending[start : start + batch_size]
-                requests = [
-                    Request(
-                        messages=(user(benchmark.ask(question), images=1),),
-                        images=(picture(question.image),),
-                        max_new_tokens=max_new_tokens,
-                        temperature=0.0,
-                        seed=seed,
-                    )
-                    for question in batch
-                ]
-                for prediction in _answer(engine, batch, requests, control):
-                    done[prediction.id] = prediction
-                    rows.write(_line(prediction))
-                rows.flush()
-                os.fsync(rows.fileno())
-                failed = sum(bool(prediction.failed) for prediction in done.values())
-                progress.advance(len(batch), f"{failed} failed" if failed else "")
+            for place, outcome in _outcomes(engine, requests, batch_size):
+                prediction = _prediction(pending[place], outcome, control)
+                done[prediction.id] = prediction
+                rows.write(_line(prediction))
+                rows.flush()  # what the system has, outlives the process; what the disk has, outlives the power
+                if time.monotonic() - synced >= _SYNC_EVERY_SECONDS:
+                    os.fsync(rows.fileno())
+                    synced = time.monotonic()
+                failed += bool(prediction.failed)
+                progress.advance(1, f"{failed} failed" if failed else "")
     write_atomic(journal, "".join(_line(done[question.id]) for question in benchmark.questions))
     return journal
 
@@ -105,7 +109,7 @@ def _header(
         "split": benchmark.split,
         "data_sha256": dict(benchmark.sha256),
         "images": benchmark.images_fingerprint,
-        "prompt": benchmark.prompt,
+        "prompt": benchmark.prompts,
         "prompt_hash": benchmark.prompt_hash,
         "control": control,
         "seed": seed,
@@ -133,28 +137,58 @@ def _resume(journal: Path, header_path: Path, header: dict[str, Any], ids: set[s
     return kept
 
 
-def _longest_first(benchmark: Benchmark) -> Any:
-    return lambda question: (-len(benchmark.ask(question)), question.id)
+def _in_order(engine: Engine, benchmark: Benchmark) -> list[Question]:
+    """The questions as they are asked: see the top."""
+    lengths: dict[str, int] = {}
+    longest: dict[tuple[str, ...], int] = {}  # of the questions on the same images
+    count_tokens = getattr(engine, "count_tokens", None)
+    for question in track(benchmark.questions, "reading questions", unit="questions"):
+        request = _request(benchmark, question, (_ANY_IMAGE,) * len(question.images))
+        lengths[question.id] = count_tokens(request) if count_tokens else len(request.messages[-1].text)
+        longest[question.images] = max(longest.get(question.images, 0), lengths[question.id])
+    return sorted(benchmark.questions, key=lambda q: (-longest[q.images], q.images, -lengths[q.id], q.id))
 
 
-def _answer(engine: Engine, batch: Sequence[Question], requests: list[Request], control: str) -> list[Prediction]:
-    """One prediction a question. A batch that raises without the outcome of each of its requests is asked one by
-    one, to find the request at fault."""
-    answers: Sequence[str | Exception]
+def _request(
+    benchmark: Benchmark, question: Question, images: tuple[Image.Image, ...], max_new_tokens: int = 1, seed: int = 0
+) -> Request:
+    return Request(
+        messages=(user(benchmark.ask(question), images=len(images)),),
+        images=images,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        seed=seed,
+    )
+
+
+def _outcomes(engine: Engine, requests: Iterable[Request], batch_size: int) -> Iterator[tuple[int, str | Exception]]:
+    """(place, answer or the reason why there is none) of every request. An engine that has no `each` is asked in
+    batches."""
+    if each := getattr(engine, "each", None):
+        yield from each(requests, batch_size)
+        return
+    left, place = iter(requests), 0
+    while batch := list(islice(left, batch_size)):
+        yield from enumerate(_answers(engine, batch), place)
+        place += len(batch)
+
+
+def _answers(engine: Engine, requests: Sequence[Request]) -> Sequence[str | Exception]:
+    """A batch that raises without the outcome of each of its requests is asked one by one, to find the request at
+    fault."""
     try:
-        answers = engine.generate(requests)
+        answers: Sequence[str | Exception] = engine.generate(requests)
     except (InputError, AssertionError):
         raise
     except Exception as error:  # noqa: BLE001 - an engine may raise anything; the reason is recorded and counted
         if isinstance(error, Unanswered) and error.answers:
             answers = error.answers
-        elif len(batch) == 1:
+        elif len(requests) == 1:
             answers = [error]
         else:
-            singly = [_answer(engine, [q], [r], control) for q, r in zip(batch, requests, strict=True)]
-            return [prediction for single in singly for prediction in single]
-    assert len(answers) == len(batch), f"{engine.name} gave {len(answers)} answers to {len(batch)} questions"
-    return [_prediction(q, answer, control) for q, answer in zip(batch, answers, strict=True)]
+            return [answer for request in requests for answer in _answers(engine, [request])]
+    assert len(answers) == len(requests), f"{engine.name} gave {len(answers)} answers to {len(requests)} questions"
+    return answers
 
 
 def _prediction(question: Question, answer: str | Exception, control: str) -> Prediction:

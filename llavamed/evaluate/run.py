@@ -13,61 +13,69 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from llavamed import manifest
-from llavamed.corpus.store import open_images
-from llavamed.engine import Engine, Request, connect, public_name
+from llavamed.engine import Request, connect, public_name
 from llavamed.engine.local import LocalEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, page
-from llavamed.evaluate.metrics import llava_med
+from llavamed.evaluate.controls import asked, left_out
+from llavamed.evaluate.families import FAMILIES
 from llavamed.evaluate.predict import predict
-from llavamed.evaluate.score import Scores, score
+from llavamed.evaluate.score import MAX_ANSWER, Scores, judge, score
 from llavamed.imaging.decode import decode
 from llavamed.model import folder as model_folder
 from llavamed.model.folder import Assembled
 from llavamed.recipe import EvaluateSection
-from llavamed.records import user
+from llavamed.records import Prediction, user
 
+_JUDGED = "its answers are judged, not counted"
 _MODEL_FILES = (".safetensors", ".json", ".jinja", ".model")  # weights, settings, template, tokenizer
 
 
-def check(benchmark_name: str, data: Path, split: str = "test") -> None:
+def check(benchmark_name: str, data: Path, split: str | None = None) -> None:
     """Raises InputError for an unknown name, missing files or missing images: what `evaluate` would say at once."""
     benchmarks.load(benchmark_name, data, split).require_images()
 
 
 def small_score(
-    benchmark_name: str, data: Path, questions: int, split: str = "test", batch_size: int = 32, max_new_tokens: int = 32
+    benchmark_name: str,
+    data: Path,
+    questions: int,
+    split: str | None = None,
+    batch_size: int = 32,
+    max_new_tokens: int = 32,
 ) -> Callable[[Assembled], tuple[str, float]]:
     """A function from a model in memory to (name, per cent): the mean strict score of a few of a benchmark's questions,
     evenly spaced. For looking on while a model trains: without controls or an interval it is not a result.
 
-    A closed question counts by its accuracy, an open one by its recall. Raises InputError as `check` does.
+    A question counts by its family's measure: of LLaVA-Med's, closed ones by accuracy, open ones by recall. Raises
+    InputError as `check` does.
     """
-    benchmark = benchmarks.load(benchmark_name, data, split)
+    whole = benchmarks.load(benchmark_name, data, split)
+    if not FAMILIES[whole.family].measures:
+        raise InputError(f"{whole.name}: {_JUDGED}; give another benchmark")
+    benchmark = replace(whole, questions=whole.questions[:: -(-len(whole.questions) // questions)])
     benchmark.require_images()
-    every = -(-len(benchmark.questions) // questions)
-    chosen = benchmark.questions[::every]
-    name = f"{benchmark.name} {split}, {len(chosen)} questions"
-    picture = open_images(benchmark.images)
+    name = f"{benchmark.name} {benchmark.split}, {len(benchmark.questions)} questions"
 
     def score_of(assembled: Assembled) -> tuple[str, float]:
         engine = LocalEngine.around(assembled, name)
         requests = [
-            Request((user(benchmark.ask(q), images=1),), (decode(picture(q.image), where=q.image),), max_new_tokens)
-            for q in chosen
+            Request(
+                (user(benchmark.ask(q), images=len(q.images)),),
+                tuple(decode(benchmark.read_image(image), where=image) for image in q.images),
+                max_new_tokens,
+            )
+            for q in benchmark.questions
         ]
-        answers = [a for start in range(0, len(chosen), batch_size)
+        answers = [a for start in range(0, len(requests), batch_size)
                    for a in engine.generate(requests[start : start + batch_size])]  # fmt: skip
-        values = [
-            llava_med.strict_closed(answer, q.answer, q.options)
-            if q.closed
-            else llava_med.strict_overlap(answer, q.answer).recall
-            for answer, q in zip(answers, chosen, strict=True)
-        ]
-        return name, 100 * sum(values) / len(values)
+        given = [Prediction(q.id, answer) for q, answer in zip(benchmark.questions, answers, strict=True)]
+        items = judge(benchmark, given)
+        return name, 100 * sum(item.credit for item in items) / len(items)
 
     return score_of
 
@@ -79,9 +87,10 @@ def evaluate(
     out: Path,
     section: EvaluateSection,
     seed: int = 0,
-    split: str = "test",
+    split: str | None = None,
 ) -> manifest.Manifest:
-    """Ask `model` (a folder or an endpoint URL) the benchmark in `data` under every control of `section`.
+    """Ask `model` (a folder or an endpoint URL) the benchmark in `data` under every control of `section` that there
+    can be of it (a question without an image has none to take away).
 
     Returns the manifest of `out`; its count `failed` is of all conditions. Raises InputError for a wrong name,
     missing files or images, or if every request with the real image failed.
@@ -89,18 +98,25 @@ def evaluate(
     began = time.monotonic()
     benchmark = benchmarks.load(benchmark_name, data, split)
     benchmark.require_images()
-    controls = ["real", *(control for control in section.controls if control != "real")]
+    family = FAMILIES[benchmark.family]
+    impossible = (
+        left_out(benchmark, section.controls)
+        if family.metrics
+        else {control: _JUDGED for control in section.controls if control != "real"}
+    )
+    controls = ["real", *(c for c in section.controls if c != "real" and c not in impossible)]
+    max_new_tokens = section.max_new_tokens or benchmark.max_new_tokens
     made = manifest.Manifest(
         stage="eval",
         settings={
             "benchmark": benchmark.name,
-            "split": split,
+            "split": benchmark.split,
             "controls": controls,
-            "max_new_tokens": section.max_new_tokens,
+            "max_new_tokens": max_new_tokens,
             "bootstrap": section.bootstrap,
             "seed": seed,
             "prompt_hash": benchmark.prompt_hash,
-            "scorers": [llava_med.STRICT, llava_med.OFFICIAL],
+            "scorers": family.scorers,
         },
         inputs={
             "model": model_fingerprint(model),
@@ -114,10 +130,24 @@ def evaluate(
         made.counts, made.funnel, made.files = body["counts"], body["funnel"], body["files"]
         made.seconds, made.extra = body["seconds"], body.get("extra", {})
         return made
+    for control, reason in impossible.items():
+        print(f"eval {benchmark.name}: control {control} left out: {reason}", file=sys.stderr)
     engine = connect(model)  # before anything is touched: a misspelt model must not undo a finished evaluation
     try:
         manifest.begin(out, made.stage)
-        paths = {control: _predict(engine, benchmark, out, control, seed, section, made) for control in controls}
+        paths = {
+            control: predict(
+                engine,
+                asked(benchmark, control),
+                out / control,
+                control,
+                seed,
+                max_new_tokens,
+                section.batch_size,
+                model_fingerprint=made.inputs["model"],
+            )
+            for control in controls
+        }
     finally:
         engine.close()
     real = paths.pop("real")
@@ -145,38 +175,19 @@ def evaluate(
         **benchmark.dropped,
         "failed requests (counted as wrong)": failed["real"],
         **{f"failed requests, {name} (left out of the gaps)": failed[name] for name in paths},
-        "closed answers not readable (counted as wrong)": sum(
-            item.question.closed and item.parsed is None for item in scores.items
+        "answers not readable (counted as wrong)": sum(
+            item.parsed is None and family.parse is not None and family.is_parsed(item.question)
+            for item in scores.items
         ),
+        f"answers cut at {MAX_ANSWER:,} characters": sum(item.cut for item in scores.items),
     }
     made.seconds = time.monotonic() - began
     made.write(out)
     return made
 
 
-def _predict(
-    engine: Engine,
-    benchmark: benchmarks.Benchmark,
-    out: Path,
-    control: str,
-    seed: int,
-    section: EvaluateSection,
-    made: manifest.Manifest,
-) -> Path:
-    return predict(
-        engine,
-        benchmark,
-        out / control,
-        control,
-        seed,
-        section.max_new_tokens,
-        section.batch_size,
-        model_fingerprint=made.inputs["model"],
-    )
-
-
 def evaluate_predictions(
-    benchmark_name: str, predictions: Path, data: Path, out: Path, by_order: bool = False, split: str = "test"
+    benchmark_name: str, predictions: Path, data: Path, out: Path, by_order: bool = False, split: str | None = None
 ) -> Scores:
     """Score a file of answers made anywhere: `out/scores.json`, `items.jsonl`, `report.html`. No model, no GPU."""
     began = time.monotonic()
@@ -186,9 +197,9 @@ def evaluate_predictions(
         stage="score",
         settings={
             "benchmark": benchmark.name,
-            "split": split,
+            "split": benchmark.split,
             "by_order": by_order,
-            "scorers": [llava_med.STRICT, llava_med.OFFICIAL],
+            "scorers": scores.family.scorers,
         },
         inputs={
             "predictions": scores.provenance["predictions_sha256"],
@@ -222,17 +233,17 @@ def model_fingerprint(model: str) -> str:
 
 
 def _report(benchmark: benchmarks.Benchmark, scores: Scores, data: Path, out: Path) -> None:
-    read_image = open_images(benchmark.images) if benchmark.images.is_dir() else None
+    read_image = benchmark.read_image if benchmark.has_images else None
     page.build(benchmark, scores, read_image, _seen_in_training(benchmark, data)).write(out / "report.html")
 
 
 def _seen_in_training(benchmark: benchmarks.Benchmark, data: Path) -> dict[str, int] | None:
-    """The overlap with the training split, or None where that split is not on disk."""
-    if benchmark.split == "train":
+    """The overlap with the training split, where models are fine-tuned on one and it is on disk."""
+    if benchmark.split == "train" or benchmark.family != "llava_med":
         return None
     try:
         train = benchmarks.load(benchmark.name, data, "train")
     except InputError:
         return None
-    readers = (open_images(split.images) if split.images.is_dir() else None for split in (train, benchmark))
+    readers = (split.read_image if split.has_images else None for split in (train, benchmark))
     return benchmarks.overlap(train, benchmark, *readers)

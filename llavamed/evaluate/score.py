@@ -1,9 +1,9 @@
 """From predictions to numbers: scores with intervals, and every item that made them.
 
-In: a benchmark and one answer per question, ours or a file written by anyone (JSON lines with
-`id`/`question_id`/`qid` and `text`/`prediction`/`answer`). Out: `scores.json`, one entry a metric with
-its n and bootstrap interval, and `items.jsonl`, one line a question with what was parsed and credited,
-so that every number can be recomputed by hand.
+In: a benchmark and one answer per question, ours or a file written by anyone (`predictions.py`). Out: `scores.json`,
+one entry a metric with its n and bootstrap interval, and `items.jsonl`, one line a question with what was parsed and
+credited, so that every number can be recomputed by hand. Which metrics there are is the benchmark's family's matter
+(`families/`): both modes of each, always.
 
 The denominator is the benchmark's, always: an answer that failed is wrong, not absent; missing,
 repeated or unknown ids are errors. (LLaVA-Med's script as released dropped wrong answers from it;
@@ -18,103 +18,108 @@ failures no verdict is given.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from llavamed.errors import InputError
+from llavamed.evaluate import controls as conditions
+from llavamed.evaluate import predictions as files
 from llavamed.evaluate.benchmarks import Benchmark
-from llavamed.evaluate.metrics import llava_med as metrics
+from llavamed.evaluate.families import FAMILIES, Answered, Family, Metric
 from llavamed.evaluate.predict import read_header
+from llavamed.evaluate.predictions import Rows
 from llavamed.evaluate.statistics import Interval, bootstrap, paired
-from llavamed.manifest import file_sha256, write_atomic
-from llavamed.records import Prediction, Question, read_jsonl
+from llavamed.manifest import write_atomic
+from llavamed.records import Prediction, Question
 
-Rows = Iterable[Mapping[str, Any] | Prediction]
-
-_ID_KEYS = ("id", "question_id", "qid")
-_TEXT_KEYS = ("text", "prediction", "answer")
-
-
-@dataclass(frozen=True)
-class Metric:
-    """`credit` gives 0-1 for one answer, or None to leave the item out (one official bug does)."""
-
-    closed: bool  # over closed questions, else over open ones
-    mode: Literal["official", "strict"]
-    credit: Callable[[str, Question], float | None]
-
-    @property
-    def scorer(self) -> str:
-        return metrics.STRICT if self.mode == "strict" else metrics.OFFICIAL
-
-
-def _pair(function: Callable[[str, str], float | None]) -> Callable[[str, Question], float | None]:
-    return lambda text, question: function(text, question.answer)
-
-
-METRICS: dict[str, Metric] = {
-    "closed_accuracy": Metric(True, "strict", lambda text, q: metrics.strict_closed(text, q.answer, q.options)),
-    "open_recall": Metric(False, "strict", lambda text, q: metrics.strict_overlap(text, q.answer).recall),
-    "open_precision": Metric(False, "strict", lambda text, q: metrics.strict_overlap(text, q.answer).precision),
-    "open_f1": Metric(False, "strict", lambda text, q: metrics.strict_overlap(text, q.answer).f1),
-    "open_exact": Metric(False, "strict", _pair(metrics.strict_exact)),
-    "closed_accuracy_official": Metric(True, "official", _pair(metrics.official_contains)),
-    "open_recall_official": Metric(False, "official", lambda text, q: metrics.official_overlap(text, q.answer).recall),
-    "open_precision_official": Metric(
-        False, "official", lambda text, q: metrics.official_overlap(text, q.answer).precision
-    ),
-    "open_f1_official": Metric(False, "official", lambda text, q: metrics.official_overlap(text, q.answer).f1),
-    "open_exact_official": Metric(False, "official", _pair(metrics.official_exact)),
-    "open_accuracy_official": Metric(False, "official", _pair(metrics.official_contains)),
-    "closed_recall_official": Metric(True, "official", lambda text, q: metrics.official_overlap(text, q.answer).recall),
-    "closed_accuracy_run_eval": Metric(True, "official", _pair(metrics.official_closed_run_eval)),
-    "closed_accuracy_run_eval_release": Metric(True, "official", _pair(metrics.official_closed_run_eval_release)),
-}
+MAX_ANSWER = 100_000  # characters of an answer that are scored; longer ones are cut, and counted
 
 
 @dataclass(frozen=True)
 class Item:
-    """One question with its answer; `credits` maps each metric that applies to 0-1 (or None: left out)."""
+    """One question with its answer; `credits` maps each metric that it is in to 0-1."""
 
     question: Question
     prediction: Prediction
-    parsed: str | None  # the choice read from a closed answer; None for open ones and parse failures
-    credits: Mapping[str, float | None]
+    parsed: str | None  # the choice that was read; None for parse failures and where there is nothing to parse
+    credits: Mapping[str, float]
+    family: Family
+    cut: bool = False  # the answer was longer than MAX_ANSWER
+
+    @property
+    def measure(self) -> str:
+        """The credit by which this answer is called right or wrong; "" where nothing is counted."""
+        return next((name for name, _ in self.family.measures if name in self.credits), "")
 
     @property
     def credit(self) -> float:
-        """The strict headline of this item: closed accuracy or open recall."""
-        return self.credits["closed_accuracy" if self.question.closed else "open_recall"] or 0.0
+        """The strict headline of this item: closed accuracy, open recall, ..."""
+        return self.credits.get(self.measure, 0.0)
+
+    @property
+    def correct(self) -> bool:
+        """Right in full, where the measure gives credit for a part too."""
+        return self.credits.get(self.family.exact, self.credit) == 1.0
 
     def to_json(self) -> dict[str, Any]:
+        question = self.question
         return {
-            "id": self.question.id,
-            "image": self.question.image,
-            "question": self.question.question,
-            "reference": self.question.answer,
+            "id": question.id,
+            "image": question.image,
+            **({"more_images": list(question.more_images)} if question.more_images else {}),
+            "question": question.question,
+            "reference": question.answer,
+            **({"references": list(question.answers)} if question.answers else {}),
             "prediction": self.prediction.text,
             "failed": self.prediction.failed,
-            "closed": self.question.closed,
-            "options": list(self.question.options),
+            "closed": question.closed,
+            "options": list(question.options),
+            **({"letter": question.letter} if question.letter else {}),
             "parsed": self.parsed,
-            "correct": self.credits["closed_accuracy" if self.question.closed else "open_exact"] == 1.0,
-            "groups": self.question.groups,
+            "correct": self.correct,
+            "groups": question.groups,
             "scores": dict(self.credits),
         }
 
 
 @dataclass(frozen=True)
+class Rotated:
+    """Multiple choice with the options in every order, over the questions whose options can be moved and of which no
+    request failed; without any such question `scores` and `gaps` are empty.
+
+    `accuracy` is the mean over orders, the file's own among them, `consistency` the share of questions for which every
+    order gets the same option; the gap is the file's order less the mean over orders.
+    """
+
+    scores: Mapping[str, Interval]
+    gaps: Mapping[str, Interval]
+    n_failed: int
+    scorer: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "scores": {
+                name: {**_numbers(interval), "mode": "strict", "scorer": self.scorer}
+                for name, interval in self.scores.items()
+            },
+            "gaps": {name: _numbers(gap) for name, gap in self.gaps.items()},
+            "n_failed": self.n_failed,
+        }
+
+
+@dataclass(frozen=True)
 class Scores:
-    """Everything `scores.json` holds, and the items behind it. Values are per cent, 0-100."""
+    """Everything `scores.json` holds, and the items behind it. Values are per cent, 0-100, where no unit is named."""
 
     benchmark: str
     split: str
     n: int
+    family: Family
     scores: Mapping[str, Interval]
-    controls: Mapping[str, Mapping[str, Interval]]  # control -> metric -> score
-    gaps: Mapping[str, Mapping[str, Interval]]  # control -> metric -> real minus control
+    controls: Mapping[str, Mapping[str, Interval]]  # control of the image -> metric -> score
+    gaps: Mapping[str, Mapping[str, Interval]]  # control of the image -> metric -> real minus control
+    rotated: Rotated | None
     provenance: Mapping[str, Any]
     items: Sequence[Item] = field(repr=False)
     control_items: Mapping[str, Sequence[Item]] = field(repr=False)
@@ -122,28 +127,36 @@ class Scores:
     @property
     def n_failed(self) -> dict[str, int]:
         """Requests without an answer, by condition: "real" and the controls."""
-        conditions = {"real": self.items, **self.control_items}
-        return {name: sum(bool(item.prediction.failed) for item in items) for name, items in conditions.items()}
+        shown = {"real": self.items, **self.control_items}
+        counts = {name: sum(bool(item.prediction.failed) for item in items) for name, items in shown.items()}
+        return counts if self.rotated is None else {**counts, "rotated": self.rotated.n_failed}
 
     def to_json(self) -> dict[str, Any]:
+        failed = self.n_failed
+        body = {
+            control: {
+                "scores": {name: self._entry(name, interval) for name, interval in scores.items()},
+                "gaps": {
+                    name: {**_numbers(gap), "uses_image": None if failed[control] else gap.low > 0}
+                    for name, gap in self.gaps[control].items()
+                },
+                "n_failed": failed[control],
+            }
+            for control, scores in self.controls.items()
+        }
         return {
             "benchmark": self.benchmark,
             "split": self.split,
             "n": self.n,
-            "scores": {name: _entry(name, interval) for name, interval in self.scores.items()},
-            "controls": {
-                control: {
-                    "scores": {name: _entry(name, interval) for name, interval in scores.items()},
-                    "gaps": {
-                        name: {**_numbers(gap), "uses_image": None if self.n_failed[control] else gap.low > 0}
-                        for name, gap in self.gaps[control].items()
-                    },
-                    "n_failed": self.n_failed[control],
-                }
-                for control, scores in self.controls.items()
-            },
+            "scores": {name: self._entry(name, interval) for name, interval in self.scores.items()},
+            "controls": {**body, **({"rotated": self.rotated.to_json()} if self.rotated else {})},
             "provenance": dict(self.provenance),
         }
+
+    def _entry(self, name: str, interval: Interval) -> dict[str, Any]:
+        metric = self.family.metrics[name]
+        unit = {} if metric.unit == "%" else {"unit": metric.unit}
+        return {**_numbers(interval), "mode": metric.mode, "scorer": metric.scorer, **unit}
 
     def write(self, out: Path) -> None:
         """`out/items.jsonl` and `out/scores.json`."""
@@ -169,128 +182,145 @@ def score(
     `by_order` pairs the n-th row with the n-th question and ignores ids. `controls` maps a control's
     name to the predictions made under it. Raises InputError for missing, repeated or unknown ids.
     """
+    family = FAMILIES[benchmark.family]
     items = judge(benchmark, predictions, by_order)
-    scores = _summary(items, bootstrap, seed)
-    control_items = {name: judge(benchmark, rows, by_order) for name, rows in (controls or {}).items()}
+    shown = {name: rows for name, rows in (controls or {}).items() if name != "rotated"}
+    of_image = {name: judge(benchmark, rows, by_order, name) for name, rows in shown.items()}
+    turned = (controls or {}).get("rotated")
+    also = family.also(_answered([item.question for item in items], [item.prediction for item in items]))
     result = Scores(
         benchmark=benchmark.name,
         split=benchmark.split,
         n=len(items),
-        scores=scores,
-        controls={name: _summary(rows, bootstrap, seed) for name, rows in control_items.items()},
-        gaps={name: _gaps(items, rows, bootstrap, seed) for name, rows in control_items.items()},
-        provenance=_provenance(benchmark, predictions, items, bootstrap, seed),
+        family=family,
+        scores=_summary(family, items, bootstrap, seed),
+        controls={name: _summary(family, rows, bootstrap, seed) for name, rows in of_image.items()},
+        gaps={name: _gaps(family, items, rows, bootstrap, seed) for name, rows in of_image.items()},
+        rotated=None if turned is None else _rotated(benchmark, family, items, turned, bootstrap, seed),
+        provenance={**_provenance(benchmark, family, predictions, items, bootstrap, seed), **also},
         items=items,
-        control_items=control_items,
+        control_items=of_image,
     )
     if out is not None:
         result.write(out)
     return result
 
 
-def judge(benchmark: Benchmark, predictions: Path | Rows, by_order: bool = False) -> list[Item]:
-    """Every question with its answer and credits, in the benchmark's order."""
+def judge(benchmark: Benchmark, predictions: Path | Rows, by_order: bool = False, control: str = "real") -> list[Item]:
+    """Every question with its answer, made under `control`, and credits, in the benchmark's order."""
     where = str(predictions) if isinstance(predictions, Path) else "predictions"
-    rows = read_jsonl(predictions) if isinstance(predictions, Path) else predictions
-    answers = [_prediction(row, where, number, by_order) for number, row in enumerate(rows, 1)]
-    matched = _by_order(benchmark, answers, where) if by_order else _by_id(benchmark, answers, where)
-    return [_item(question, prediction) for question, prediction in zip(benchmark.questions, matched, strict=True)]
-
-
-def _prediction(row: Mapping[str, Any] | Prediction, where: str, number: int, by_order: bool) -> Prediction:
-    if isinstance(row, Prediction):
-        return row
-    id_key = next((key for key in _ID_KEYS if row.get(key) is not None), None)
-    text_key = next((key for key in _TEXT_KEYS if row.get(key) is not None), None)
-    if id_key is None and not by_order:
-        raise InputError(f"{where}: row {number} has no id ({', '.join(_ID_KEYS)}); add it, or match with --by-order")
-    if text_key is None:
-        raise InputError(f"{where}: row {number} has no answer; put it under one of {', '.join(_TEXT_KEYS)}")
-    return Prediction(
-        id=str(row[id_key]) if id_key else str(number),
-        text=str(row[text_key]),
-        failed=str(row.get("failed") or ""),
-        control=str(row.get("control") or "real"),
-    )
-
-
-def _by_order(benchmark: Benchmark, answers: Sequence[Prediction], where: str) -> list[Prediction]:
-    if len(answers) != len(benchmark.questions):
-        raise InputError(
-            f"{where}: {len(answers)} rows, but {benchmark.name} {benchmark.split} has {len(benchmark.questions)} "
-            "questions; by order there must be one row for each"
+    rows = files.read(predictions) if isinstance(predictions, Path) else list(predictions)
+    benchmark = files.with_options(benchmark, rows, where)
+    given = files.match(benchmark, rows, where, by_order, control)
+    kept = [replace(answer, text=answer.text[:MAX_ANSWER]) for answer in given]
+    family = FAMILIES[benchmark.family]
+    answered = _answered(benchmark.questions, kept)
+    columns = {name: metric.credits(answered) for name, metric in family.metrics.items() if metric.credits}
+    items = []
+    for place, (question, prediction) in enumerate(zip(benchmark.questions, kept, strict=True)):
+        found = {name: credit for name, column in columns.items() if (credit := column[place]) is not None}
+        items.append(
+            Item(
+                question,
+                prediction,
+                _parsed(family, question, prediction),
+                found,
+                family,
+                cut=len(given[place].text) > MAX_ANSWER,
+            )
         )
-    return list(answers)
+    return items
 
 
-def _by_id(benchmark: Benchmark, answers: Sequence[Prediction], where: str) -> list[Prediction]:
-    by_id: dict[str, Prediction] = {}
-    repeated: list[str] = []
-    for answer in answers:
-        if answer.id in by_id:
-            repeated.append(answer.id)
-        by_id[answer.id] = answer
-    known = {question.id for question in benchmark.questions}
-    problems = {
-        "missing": [question.id for question in benchmark.questions if question.id not in by_id],
-        "repeated": repeated,
-        "unknown": [id for id in by_id if id not in known],
-    }
-    found = [
-        f"{len(ids)} {kind} ids (first: {', '.join(ids[:5])})"
-        for kind, ids in problems.items()
-        if ids  # each kind is a different mistake, and all are told at once
-    ]
-    if found:
-        raise InputError(
-            f"{where}: {'; '.join(found)}; {benchmark.name} {benchmark.split} needs exactly one answer for each of its "
-            f"{len(known)} questions (check the split, or match by position with --by-order)"
-        )
-    return [by_id[question.id] for question in benchmark.questions]
+def _answered(questions: Sequence[Question], predictions: Sequence[Prediction]) -> list[Answered]:
+    pairs = zip(questions, predictions, strict=True)
+    return [Answered(q, "" if p.failed else p.text, bool(p.failed)) for q, p in pairs]
 
 
-def _item(question: Question, prediction: Prediction) -> Item:
-    credits: dict[str, float | None] = {}
-    for name, metric in METRICS.items():
-        if metric.closed == question.closed:
-            credits[name] = 0.0 if prediction.failed else metric.credit(prediction.text, question)
-    parsed = None
-    if question.closed and not prediction.failed:
-        parsed = metrics.parse_closed(prediction.text, question.answer, question.options)
-    return Item(question, prediction, parsed, credits)
+def _parsed(family: Family, question: Question, prediction: Prediction) -> str | None:
+    if family.parse is None or prediction.failed or not family.is_parsed(question):
+        return None
+    return family.parse(prediction.text, question)
 
 
 def _percent(items: Sequence[Item], name: str) -> list[float]:
-    values = (item.credits.get(name) for item in items)
-    return [100.0 * value for value in values if value is not None]
+    return [100.0 * item.credits[name] for item in items if name in item.credits]
 
 
-def _summary(items: Sequence[Item], draws: int, seed: int) -> dict[str, Interval]:
-    columns = {name: _percent(items, name) for name in METRICS}
-    return {name: bootstrap(values, draws, seed) for name, values in columns.items() if values}
+def _rows(metric: Metric, items: Sequence[Item]) -> Any:
+    assert metric.total is not None
+    return metric.total.rows(_answered([item.question for item in items], [item.prediction for item in items]))
 
 
-def _gaps(real: Sequence[Item], control: Sequence[Item], draws: int, seed: int) -> dict[str, Interval]:
+def _summary(family: Family, items: Sequence[Item], draws: int, seed: int) -> dict[str, Interval]:
+    found = {}
+    for name, metric in family.metrics.items():
+        if metric.total is not None:
+            chosen = [item for item in items if metric.over(item.question)]
+            if chosen:
+                drawn = bootstrap(_rows(metric, chosen), draws, seed, metric.total.value)
+                found[name] = replace(drawn, n=len(chosen))
+        elif values := _percent(items, name):
+            found[name] = bootstrap(values, draws, seed)
+    return found
+
+
+def _gaps(family: Family, real: Sequence[Item], control: Sequence[Item], draws: int, seed: int) -> dict[str, Interval]:
     """Real minus control per metric, over the questions answered under both; a metric that leaves items out has
-    no pairs and no gap."""
-    answered = [
-        (ours, theirs)
-        for ours, theirs in zip(real, control, strict=True)
-        if not ours.prediction.failed and not theirs.prediction.failed
-    ]
+    no pairs and no gap. Of what is drawn together (MME's pictures) all must be answered."""
+    pairs = list(zip(real, control, strict=True))
+    answered = [pair for pair in pairs if not any(item.prediction.failed for item in pair)]
+    torn = {pair[0].question.image for pair in pairs if any(item.prediction.failed for item in pair)}
     gaps = {}
-    for name in METRICS:
-        ours, theirs = (_percent(side, name) for side in ([a for a, _ in answered], [b for _, b in answered]))
-        if ours and name != "closed_accuracy_run_eval_release":
-            gaps[name] = paired(ours, theirs, draws, seed)
+    for name, metric in family.metrics.items():
+        if metric.total is not None:
+            chosen = [pair for pair in answered if metric.over(pair[0].question) and pair[0].question.image not in torn]
+            if chosen:
+                ours, theirs = (_rows(metric, [pair[side] for pair in chosen]) for side in (0, 1))
+                gaps[name] = replace(paired(ours, theirs, draws, seed, metric.total.value), n=len(chosen))
+        elif metric.pairs:
+            real_side, control_side = (_percent([pair[side] for pair in answered], name) for side in (0, 1))
+            if real_side:
+                gaps[name] = paired(real_side, control_side, draws, seed)
     return gaps
 
 
+def _rotated(
+    benchmark: Benchmark, family: Family, items: Sequence[Item], turned: Path | Rows, draws: int, seed: int
+) -> Rotated:
+    measure = family.measures[0][0]
+    orders: dict[str, list[tuple[int, Item]]] = {}
+    for item in judge(conditions.asked(benchmark, "rotated"), turned, control="rotated"):
+        id, _, shift = item.question.id.rpartition("@")
+        orders.setdefault(id, []).append((int(shift), item))
+    accuracies, own, agree = [], [], []
+    failed = 0
+    for item in items:
+        others = orders.get(item.question.id, [])
+        lost = sum(bool(other.prediction.failed) for _, other in others)
+        failed += lost
+        if not others or lost or item.prediction.failed:
+            continue
+        credits = [item.credit, *(other.credit for _, other in others)]
+        named = item.question.lettered
+        read = {named.get(conditions.unturned(item.question, shift, other.parsed) or "") for shift, other in others}
+        read.add(named.get(item.parsed or ""))  # by its text: two options may be the same
+        accuracies.append(100 * sum(credits) / len(credits))
+        own.append(100 * item.credit)
+        agree.append(100.0 * (len(read) == 1 and None not in read))
+    scorer = family.metrics[measure].scorer
+    if not accuracies:
+        return Rotated({}, {}, failed, scorer)
+    scores = {"accuracy": bootstrap(accuracies, draws, seed), "consistency": bootstrap(agree, draws, seed)}
+    return Rotated(scores, {"accuracy": paired(own, accuracies, draws, seed)}, failed, scorer)
+
+
 def _provenance(
-    benchmark: Benchmark, predictions: Path | Rows, items: Sequence[Item], draws: int, seed: int
+    benchmark: Benchmark, family: Family, predictions: Path | Rows, items: Sequence[Item], draws: int, seed: int
 ) -> dict[str, Any]:
-    closed = [item for item in items if item.question.closed]
-    unparsed = sum(item.parsed is None for item in closed)
+    closed = sum(item.question.closed for item in items)
+    to_parse = [item for item in items if family.parse is not None and family.is_parsed(item.question)]
+    unparsed = sum(item.parsed is None for item in to_parse)
     header = read_header(predictions) if isinstance(predictions, Path) else None
     return {
         "model": header["model"] if header else "unknown (predictions made elsewhere)",
@@ -299,14 +329,18 @@ def _provenance(
         "prompt": header["prompt"] if header else "unknown",
         "prompt_hash": header["prompt_hash"] if header else "",
         "decoding": header["decoding"] if header else {},
-        "predictions_sha256": file_sha256(predictions) if isinstance(predictions, Path) else "",
-        "scorers": [metrics.STRICT, metrics.OFFICIAL],
+        "predictions_sha256": files.sha256(predictions) if isinstance(predictions, Path) else "",
+        "family": family.name,
+        "scorers": family.scorers,
         "bootstrap": {"draws": draws, "seed": seed, "interval": "95 % percentile"},
-        "n_closed": len(closed),
-        "n_open": len(items) - len(closed),
+        "n_closed": closed,
+        "n_open": len(items) - closed,
         "n_failed": sum(bool(item.prediction.failed) for item in items),
-        "closed_parse_failure_percent": round(100 * unparsed / len(closed), 4) if closed else None,
+        "n_cut": sum(item.cut for item in items),
+        "parse_failure_percent": round(100 * unparsed / len(to_parse), 4) if to_parse else None,
         "questions_left_out": dict(benchmark.dropped),
+        "questions_noted": dict(benchmark.noted),
+        "controls_left_out": conditions.left_out(benchmark, conditions.CONTROLS),
     }
 
 
@@ -317,7 +351,3 @@ def _numbers(interval: Interval) -> dict[str, float | int]:
         "low": round(interval.low, 4),
         "high": round(interval.high, 4),
     }
-
-
-def _entry(name: str, interval: Interval) -> dict[str, Any]:
-    return {**_numbers(interval), "mode": METRICS[name].mode, "scorer": METRICS[name].scorer}

@@ -1,7 +1,8 @@
 """Scores as tables of text: what the command line prints and what the report shows.
 
 Every function takes the content of a `scores.json` (or the folder it lies in) and returns
-`(columns, rows)` of strings. A number is never shown without its interval and n.
+`(columns, rows)` of strings. A number is never shown without its interval and n, nor a headline without what
+remains of it when the picture is taken away.
 """
 
 from __future__ import annotations
@@ -12,31 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from llavamed.errors import InputError
-from llavamed.evaluate.controls import CONTROLS
-
-__all__ = ["CONTROLS", "HEADLINE", "Table", "cell", "gaps", "headline", "read", "rules", "verdict"]
+from llavamed.evaluate.controls import OF_THE_IMAGE
+from llavamed.evaluate.families import FAMILIES, Family
 
 Table = tuple[list[str], list[list[str]]]
-
-# what a model is known by: the strict metric and its title
-HEADLINE = (("closed_accuracy", "closed accuracy"), ("open_recall", "open recall"), ("open_f1", "open F1"))
-
-# the same quantity by the strict and by the official rule
-_RULES = (
-    ("closed accuracy", "closed_accuracy", "closed_accuracy_official"),
-    ("open recall", "open_recall", "open_recall_official"),
-    ("open precision", "open_precision", "open_precision_official"),
-    ("open F1", "open_f1", "open_f1_official"),
-    ("open exact match", "open_exact", "open_exact_official"),
-    ("closed accuracy, run_eval.py", "closed_accuracy", "closed_accuracy_run_eval"),
-    ("closed accuracy, run_eval.py as released", "closed_accuracy", "closed_accuracy_run_eval_release"),
-)
-WHY_THEY_DIFFER = (
-    "Strict judges a closed answer by its first whole word yes or no (or by the one option it names) and counts a "
-    "word of an open answer as often as both sides have it. Official is LLaVA-Med's run_eval_batch.py, bug for bug: "
-    'it looks for the reference as a substring, so "no" is found in "normal", and its open recall counts repeats in '
-    "the prediction, so long answers gain. Compare official with the published rows, and judge a model by strict."
-)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -53,60 +33,136 @@ def read(path: Path) -> dict[str, Any]:
     return scores
 
 
+def family(scores: Mapping[str, Any]) -> Family:
+    """The family that the scores are of; of files written before families were named, LLaVA-Med's."""
+    return FAMILIES[scores.get("provenance", {}).get("family", "llava_med")]
+
+
 def cell(entry: Mapping[str, Any] | None) -> str:
-    """'92.3 (90.1-94.2)', in per cent with the 95 % interval; '-' where there is no score."""
+    """'92.3 (90.1-94.2)', the score with its 95 % interval; '-' where there is no score."""
     return "-" if entry is None else f"{entry['value']:.1f} ({entry['low']:.1f}-{entry['high']:.1f})"
 
 
 def headline(scores: Mapping[str, Any]) -> Table:
-    """Metric by control, with n."""
-    controls = scores["controls"]
+    """Metric by control, with n, and the least gap: what of the score the picture accounts for."""
+    controls = _of_the_image(scores)
     rows = []
-    for name, _ in HEADLINE:
+    for name, _ in family(scores).headline:
         real = scores["scores"].get(name)
-        if real is not None:
-            shown = [cell(control["scores"].get(name)) for control in controls.values()]
-            rows.append([name, str(real["n"]), cell(real), *shown])
-    return ["metric, % (95 % interval)", "n", "real", *controls], rows
+        if real is None:
+            continue
+        shown = [cell(control["scores"].get(name)) for control in controls.values()]
+        rows.append([_with_unit(name, real), str(real["n"]), cell(real), *shown, _least_gap(name, controls)])
+    return ["metric (95 % interval)", "n", "real", *controls, "the image is worth"], rows
 
 
 def gaps(scores: Mapping[str, Any]) -> Table:
     """What the picture is worth: real minus control over the same questions, with a verdict for each."""
     rows = [
-        [
-            name,
-            control,
-            f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})",  # "to": a minus beside a dash misleads
-            str(gap["n"]),
-            _uses(gap, body["n_failed"]),
-        ]
-        for name, _ in HEADLINE
-        for control, body in scores["controls"].items()
+        [name, control, _gap(gap), str(gap["n"]), _uses(gap, body["n_failed"])]
+        for name, _ in family(scores).headline
+        for control, body in _of_the_image(scores).items()
         if (gap := body["gaps"].get(name)) is not None
     ]
     return ["metric", "control", "real minus control, points", "n", "verdict"], rows
+
+
+def orders(scores: Mapping[str, Any]) -> Table:
+    """Multiple choice with the options in every order; no rows where that was not asked."""
+    columns = ["options in every order, % (95 % interval)", "value", "n"]
+    rotated = scores["controls"].get("rotated")
+    if rotated is None or not rotated["scores"]:
+        return columns, []
+    found = rotated["scores"]
+    return columns, [
+        ["accuracy, mean over orders", cell(found["accuracy"]), str(found["accuracy"]["n"])],
+        ["the file's order less that", _gap(rotated["gaps"]["accuracy"]), str(found["accuracy"]["n"])],
+        ["same option in every order", cell(found["consistency"]), str(found["consistency"]["n"])],
+    ]
+
+
+def rules(scores: Mapping[str, Any]) -> Table:
+    """Strict beside official, for the same answers."""
+    found = scores["scores"]
+    rows = [
+        [_with_unit(title, found[official]), cell(found.get(strict)), cell(found[official]), str(found[official]["n"])]
+        for title, strict, official in family(scores).rules
+        if official in found
+    ]
+    return ["metric (95 % interval)", "strict", "official", "n (official)"], rows
+
+
+def notes(scores: Mapping[str, Any]) -> list[str]:
+    """What stands under the tables: why the two rules differ, what the scores lack, METEOR or why there is none."""
+    kind = family(scores)
+    told = [f"Strict and official: {kind.why_they_differ}"] if kind.rules else []
+    told += scores.get("provenance", {}).get("notes", [])
+    found = scores.get("provenance", {}).get("meteor_official")
+    if isinstance(found, dict):
+        return [*told, f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})"]
+    return [*told, found] if found else told
+
+
+def readable(scores: Mapping[str, Any]) -> str:
+    """How many of the answers could not be used, in one line; "" where nothing is known of it."""
+    known = scores.get("provenance", {})
+    if "n_failed" not in known:
+        return ""
+    share = known.get("parse_failure_percent")
+    unread = "" if share is None else f"{share:.1f} % not readable (counted as wrong), "
+    return f"Answers: {unread}{known['n_failed']} requests failed, {known.get('n_cut', 0)} cut for their length"
+
+
+def verdict(scores: Mapping[str, Any]) -> str:
+    """Whether the model looks, in a sentence or two, from the decisive metrics against every control of the image."""
+    kind = family(scores)
+    if not kind.metrics:
+        return "Nothing is counted here: these answers are for a judge."
+    controls = _of_the_image(scores)
+    failed = {control: body["n_failed"] for control, body in controls.items() if body["n_failed"]}
+    withheld = ", ".join(f"{control} ({count})" for control, count in failed.items())
+    told = f"No verdict against {withheld}: requests failed; run the evaluation again." if failed else ""
+    found = [
+        (name, control, body["gaps"][name])
+        for name in kind.decisive
+        for control, body in controls.items()
+        if name in body["gaps"] and control not in failed
+    ]
+    if found:
+        return f"{_judgement(found)} {told}".strip()
+    if not told and scores.get("provenance", {}).get("controls_left_out", {}).keys() >= set(OF_THE_IMAGE):
+        return "The questions have no images: there is nothing that a control could take away."
+    return told or "No control was run: nothing here shows that the model uses the image."
+
+
+def _of_the_image(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {control: body for control, body in scores["controls"].items() if control in OF_THE_IMAGE}
+
+
+def _with_unit(name: str, entry: Mapping[str, Any]) -> str:
+    return f"{name}, {entry.get('unit', '%')}"
+
+
+def _gap(gap: Mapping[str, Any]) -> str:
+    value, low, high = (round(gap[key], 1) + 0.0 for key in ("value", "low", "high"))  # + 0.0: no "-0.0"
+    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"  # "to": a minus beside a dash misleads
+
+
+def _least_gap(name: str, controls: Mapping[str, Any]) -> str:
+    """The gap to the control that leaves most of the score."""
+    found = [(body["gaps"][name], control) for control, body in controls.items() if name in body["gaps"]]
+    if not found:
+        return "not known: no control"
+    gap, control = min(found, key=lambda pair: pair[0]["value"])
+    if gap["uses_image"] is None:
+        return f"withheld: requests failed ({control})"
+    return _gap(gap) if gap["uses_image"] else f"{_gap(gap)}: does not use the image"
 
 
 def _uses(gap: Mapping[str, Any], n_failed: int) -> str:
     if gap["uses_image"] is None:
         return f"withheld: {n_failed} requests failed"
     return "uses the image" if gap["uses_image"] else "does not use the image"
-
-
-def verdict(scores: Mapping[str, Any]) -> str:
-    """Whether the model looks, in a sentence or two, from closed accuracy and open recall against every control."""
-    failed = {control: body["n_failed"] for control, body in scores["controls"].items() if body["n_failed"]}
-    withheld = ", ".join(f"{control} ({count})" for control, count in failed.items())
-    told = f"No verdict against {withheld}: requests failed; run the evaluation again." if failed else ""
-    found = [
-        (name, control, body["gaps"][name])
-        for name in ("closed_accuracy", "open_recall")
-        for control, body in scores["controls"].items()
-        if name in body["gaps"] and control not in failed
-    ]
-    if found:
-        return f"{_judgement(found)} {told}".strip()
-    return told or "No control was run: nothing here shows that the model uses the image."
 
 
 def _judgement(found: list[tuple[str, str, Mapping[str, Any]]]) -> str:
@@ -120,14 +176,3 @@ def _judgement(found: list[tuple[str, str, Mapping[str, Any]]]) -> str:
     told = "; ".join(f"{name} against {', '.join(controls)}" for name, controls in blind.items())
     start = "The model does not use the image" if whole else "In part the model does not use the image"
     return f"{start}: no gap beyond noise in {told}."
-
-
-def rules(scores: Mapping[str, Any]) -> Table:
-    """Strict beside official, for the same answers."""
-    found = scores["scores"]
-    rows = [
-        [title, cell(found.get(strict)), cell(found.get(official)), str(found[official]["n"])]
-        for title, strict, official in _RULES
-        if official in found
-    ]
-    return ["metric, % (95 % interval)", "strict", "official", "n (official)"], rows

@@ -1,7 +1,8 @@
 """Cleaning what a teacher wrote, and captions that must stand as answers: rules as data, every loss counted.
 
-A teacher that saw only text now and then says so ("based on the caption"), refuses, or repeats the
-question. Each rule of `clean.yaml` removes a phrase or a whole turn and counts itself in the funnel.
+A teacher that saw only text now and then says so ("based on the caption"), refuses, repeats the question, or tells what
+no image shows ("a 61-year-old man"). Each rule of `clean.yaml` removes a phrase or a whole turn and counts itself in
+the funnel.
 
 Two properties that LLaVA-Med's post-processing lacks are kept here. An answer's own capitals survive:
 only the first letter is raised after a lead-in was cut ("the CT shows a GIST" -> "The CT shows a
@@ -20,9 +21,15 @@ from llavamed.instruct import tables
 from llavamed.records import Message
 
 
-def clean(messages: Sequence[Message], num_images: int = 1) -> tuple[tuple[Message, ...], Counter[str]]:
+def clean(
+    messages: Sequence[Message], num_images: int = 1, *, written: bool = False, closed: bool = False
+) -> tuple[tuple[Message, ...], Counter[str]]:
     """The turns that may stay, with exactly `num_images` images in the first of them, and the counts of what
-    was mended or dropped, by rule. () if no turn is left. Images among the turns stay on their side of the text."""
+    was mended or dropped, by rule. () if no turn is left. Images among the turns stay on their side of the text.
+
+    What a language model has `written` may not tell what no image shows; a `closed` question must have a closed answer.
+    """
+    rules = (*_RULES, *(_WRITTEN if written else ()), *(_CLOSED if closed else ()))
     dropped: Counter[str] = Counter()
     front = not (messages and messages[0].content and messages[0].content[-1]["type"] == "image")
     turns: list[tuple[str, str]] = []
@@ -30,7 +37,7 @@ def clean(messages: Sequence[Message], num_images: int = 1) -> tuple[tuple[Messa
         cut_answer = _strip(answer)
         cut_question = _strip(question)
         dropped["lead_in_cut"] += (cut_answer != answer) + (cut_question != question)
-        reason = next((name for name, rule in _RULES if rule(cut_question, cut_answer)), None)
+        reason = next((name for name, rule in rules if rule(cut_question, cut_answer)), None)
         if reason:
             dropped[f"turn_{reason}"] += 1
         else:
@@ -89,19 +96,58 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
-def _said(name: str, text: str) -> bool:
-    return any(pattern.search(text) for pattern in _patterns(name))
+def _said(name: str, *texts: str) -> bool:
+    return any(pattern.search(text) for text in texts for pattern in _patterns(name))
 
 
-_RULES: tuple[tuple[str, Callable[[str, str], bool]], ...] = (
+def _repeats(question: str, answer: str) -> bool:
+    """Whether the answer says nothing that the question does not say. "Is it large?" - "It is large." says yes, and of
+    "left or right" one is the answer: only an open question can be repeated so."""
+    asked, told = _words(question), _words(answer)
+    if asked == told:
+        return True
+    if not re.match(r"(?:what|which|where|who|why)\b", asked) or " or " in asked or _has_options(question):
+        return False
+    empty = set(tables.load("clean.yaml")["empty_words"])
+    return set(told.split()) - empty <= set(asked.split())
+
+
+def _has_options(question: str) -> bool:
+    return re.search(r"\bA[).:]", question) is not None
+
+
+def _not_closed(question: str, answer: str) -> bool:
+    (pattern,) = _patterns("closed")
+    match = pattern.match(answer.strip())
+    if match is None:
+        return True
+    if match["letter"] is None:  # yes or no
+        return _has_options(question)
+    return f"{match['letter'].upper()}) {match['option']}".lower() not in " ".join(question.split()).lower()
+
+
+_Rules = tuple[tuple[str, Callable[[str, str], bool]], ...]
+_RULES: _Rules = (
     ("empty", lambda question, answer: not question.strip() or not answer.strip()),
     ("refusal", lambda question, answer: _said("refusals", answer)),
-    ("leak", lambda question, answer: _said("leaks", question) or _said("leaks", answer)),
-    ("repeats_question", lambda question, answer: _words(question) == _words(answer)),
+    ("leak", lambda question, answer: _said("leaks", question, answer)),
+    ("two_in_one", lambda question, answer: _said("speakers", question, answer)),
+    ("repeats_question", _repeats),
 )
+_WRITTEN: _Rules = (
+    ("unseeable", lambda question, answer: _said("unseeable", question, answer)),
+    ("name", lambda question, answer: _said("names", question, answer)),
+)
+_CLOSED: _Rules = (("not_closed", _not_closed),)
+_WITH_CAPITALS = ("speakers", "names")
 
 
 @cache
 def _patterns(name: str) -> tuple[re.Pattern[str], ...]:
     # caption rules for panel letters and headings need capitals as they are: only those with letters A-H are exact
-    return tuple(re.compile(p, 0 if "[A-H]" in p else re.IGNORECASE) for p in tables.load("clean.yaml")[name])
+    exact = name in _WITH_CAPITALS
+    rules = tables.load("clean.yaml")[name]
+    return tuple(
+        re.compile(p, 0 if exact or "[A-H]" in p else re.IGNORECASE)
+        for p in ([rules] if isinstance(rules, str) else rules)
+    )

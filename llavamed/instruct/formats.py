@@ -1,4 +1,4 @@
-"""Conversations in other people's formats: LLaVA's JSON in and out, and benchmarks as conversations.
+"""Conversations in other people's formats: LLaVA's JSON and messages with marks in and out, tables in, and benchmarks.
 
 LLaVA's record is {"id", "image", "conversations": [{"from": "human" | "gpt", "value"}]} with the mark
 `<image>` before or after the first question. What goes wrong in the field is a record whose marks and
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from llavamed.corpus.store import INDEX, Corpus
 from llavamed.errors import InputError
+from llavamed.instruct import rows
 from llavamed.manifest import write_atomic
-from llavamed.records import Conversation, Message, Question, assistant, read_jsonl, user
+from llavamed.records import Conversation, Message, Question, assistant, user
 
 IMAGE = "<image>"
 _ROLES: dict[str, Any] = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
@@ -88,41 +91,49 @@ def problems(conversation: Conversation) -> list[str]:
     return found
 
 
-def from_questions(questions: Iterable[Question], suffix: str = "") -> Iterator[Conversation]:
-    """A benchmark's questions as single turns with the reference as answer; `suffix` is added to each question."""
+def from_questions(
+    questions: Iterable[Question], ask: Callable[[Question], str] = lambda question: question.question
+) -> Iterator[Conversation]:
+    """A benchmark's questions as single turns with the reference as answer; of lettered options it is the letter.
+
+    `ask` gives the text of the question as the benchmark will ask it (`Benchmark.ask`).
+    """
     for item in questions:
-        images = (item.image,) if item.image else ()
         yield Conversation(
             item.id,
-            images,
-            (user(item.question + suffix, images=len(images)), assistant(item.answer)),
+            item.images,
+            (user(ask(item), images=len(item.images)), assistant(item.letter or item.answer)),
             {"closed": item.closed, **item.groups},
         )
 
 
-def import_file(path: Path, fmt: str) -> list[Conversation]:
-    """All conversations of a file; `fmt` is "llava" (.json or .jsonl) or "llavamed" (our .jsonl).
+FORMATS = ("llava", "llavamed", "table")
 
-    Raises one InputError that names every problem with its record; nothing is skipped.
+
+def import_file(
+    path: Path, fmt: str, images: Path | None = None, columns: Mapping[str, str] | None = None
+) -> list[Conversation]:
+    """All conversations of a file; `fmt` is "llava" (.json or .jsonl), "llavamed" (messages, as ours) or "table" (a
+    question a row). With `images`, a folder or a corpus, every image must be there.
+
+    Raises one InputError that names every problem with its line; nothing is skipped.
     """
-    if fmt not in ("llava", "llavamed"):
-        raise InputError(f"--format {fmt}: not known; give llava or llavamed")
+    if fmt not in FORMATS:
+        raise InputError(f"--format {fmt}: not known; give one of {', '.join(FORMATS)}")
     conversations: list[Conversation] = []
     wrong: list[str] = []
     ids: set[str] = set()
-    for number, row in enumerate(_rows(path), 1):
-        where = f"record {number} (id {str(row.get('id', '?'))!r})"
-        try:
-            conversation = from_llava(row, f"{path.stem}-{number}") if fmt == "llava" else Conversation.from_json(row)
-            wrong += [f"{where}: {problem}" for problem in problems(conversation)]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason = str(error) if isinstance(error, ValueError) else f"not a conversation ({error!r})"
-            wrong.append(f"{where}: {reason}")
+    missing = _missing_images(images)
+    for line, found in _conversations(path, fmt, columns or {}):
+        if isinstance(found, str):
+            wrong.append(f"line {line}: {found}")
             continue
-        if conversation.id in ids:
+        where = f"line {line} (id {found.id!r})"
+        wrong += [f"{where}: {problem}" for problem in (*problems(found), *missing(found))]
+        if found.id in ids:
             wrong.append(f"{where}: the id occurs twice")
-        ids.add(conversation.id)
-        conversations.append(conversation)
+        ids.add(found.id)
+        conversations.append(found)
     if wrong:
         listed = "; ".join(wrong[:_LISTED])
         more = f"; and {len(wrong) - _LISTED:,} more" if len(wrong) > _LISTED else ""
@@ -132,31 +143,57 @@ def import_file(path: Path, fmt: str) -> list[Conversation]:
     return conversations
 
 
+def _conversations(path: Path, fmt: str, columns: Mapping[str, str]) -> Iterator[tuple[int, Conversation | str]]:
+    if fmt == "table":
+        from llavamed.instruct import tabular  # which is made of the things here
+
+        yield from tabular.read(path, columns)
+        return
+    for number, (line, row) in enumerate(rows.read(path), 1):
+        if isinstance(row, str):
+            yield line, row
+            continue
+        where = f"(id {str(row.get('id', '?'))!r}): "
+        try:
+            yield line, from_llava(row, f"{path.stem}-{number}") if fmt == "llava" else from_messages(row)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            yield line, where + (str(error) if isinstance(error, ValueError) else f"not a conversation ({error!r})")
+
+
+def from_messages(row: dict[str, Any]) -> Conversation:
+    """A record of messages, ours or one that writes `<image>` into its texts, as ms-swift and LLaMA-Factory do."""
+    conversation = Conversation.from_json(row)
+    if sum(message.num_images for message in conversation.messages) or not conversation.images:
+        return conversation
+    messages = tuple(replace(m, content=_parts(m.text)) if m.role == "user" else m for m in conversation.messages)
+    return replace(conversation, messages=messages)
+
+
+def to_strings(conversation: Conversation) -> dict[str, Any]:
+    """A record whose messages are strings with `<image>` in them: what ms-swift and LLaMA-Factory read."""
+    turns = [
+        {"role": m.role, "content": "\n".join(IMAGE if p["type"] == "image" else p["text"] for p in m.content)}
+        for m in conversation.messages
+    ]
+    return {"id": conversation.id, "messages": turns, "images": list(conversation.images)}
+
+
+def _missing_images(images: Path | None) -> Callable[[Conversation], list[str]]:
+    """What of a conversation's images is not in the folder or corpus; nothing is missing where none is named."""
+    if images is None:
+        return lambda conversation: []
+    if (images / INDEX).is_file():
+        held = Corpus(images)
+        return lambda conversation: [f"no image {key!r} in {images}" for key in conversation.images if key not in held]
+    if not images.is_dir():
+        raise InputError(f"{images}: no such folder; give a corpus, or a folder of image files")
+    return lambda conversation: [
+        f"no image {key!r} in {images}" for key in conversation.images if not (key and (images / key).is_file())
+    ]
+
+
 def _all_strings(values: list[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
-
-
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSON array or of JSON lines; told apart by the first character, not by the name."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file; give a .json or .jsonl of conversations")
-    try:
-        with path.open(encoding="utf-8") as text:
-            first = text.read(1)
-            while first.isspace():
-                first = text.read(1)
-            if first != "[":
-                yield from read_jsonl(path)
-                return
-            rows = json.loads("[" + text.read())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error.msg} in line {error.lineno}); is the file whole?") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text; give a .json or .jsonl of conversations") from None
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: record {number} is a {type(row).__name__}, not an object")
-        yield row
 
 
 def _parts(value: str) -> tuple[dict[str, str], ...]:

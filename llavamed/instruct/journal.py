@@ -1,60 +1,142 @@
-"""What a teacher has already answered, so that no answer is paid for twice.
+"""What an endpoint has already answered, so that no answer is paid for twice.
 
-A journal is one file of JSON lines, only ever appended to: the hash of a request and the text that came
-back. Each line is on the disk before the next request is sent, so whatever ends a run (Ctrl-C, kill -9, a
-power cut, an account without credit) the next one asks only what is missing. A process that is killed
-while it writes leaves a cut last line; that line is dropped.
+A journal is one file of JSON lines, only ever appended to. A line is written and handed to the operating
+system the moment an answer is whole, so whatever ends the process (Ctrl-C, kill -9, a bug of ours) the next
+one asks only what is missing; `sync`, once a second, is for power cuts. A process that is killed while it
+writes leaves a cut last line; that line is dropped.
 
-The hash covers all that decides the answer (endpoint, model, prompt, the pair's texts, sampling), so a
-changed prompt or setting is asked anew and an old answer is never taken for it.
+    {"request": hash, "pair": key, "answer": text, "tokens": [in, out]}     an answer, whatever is thought of it
+    {"request": hash, "pair": key, "lost": why, "tokens": [in, out]}        paid for, perhaps, and nothing came of it
+
+The hash covers all that decides the answer (endpoint, model, prompt, the pair's texts and image, sampling), so
+a changed prompt or setting is asked anew and an old answer is never taken for it. Answers stay in the file: in
+memory is where each begins, some hundred bytes a record. One process writes a journal at a time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llavamed.errors import InputError
-from llavamed.manifest import fingerprint
 
 NAME = "journal.jsonl"
 
 
 class Journal:
-    """The answers in the file at `path`, which need not exist. Raises InputError for a file that is no journal."""
+    """The answers in the file at `path`, which need not exist. A context manager; only one that is to be `writable`
+    keeps others out. Raises InputError for a file that is no journal, or that another process is writing."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, writable: bool = True) -> None:
         self._path = path
-        self._answers: dict[str, str] = {}
-        if path.is_file():
-            self._read()
+        self._places: dict[int, int] = {}  # request -> where its line begins
+        self.tokens = [0, 0]  # in and out, of every line
+        self.lost = 0  # calls that cost, perhaps, and gave nothing
+        self._dirty = False
+        self._file: BinaryIO | None = None
+        if writable:
+            self._file = path.open("a+b", buffering=0)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self._file.close()
+                raise InputError(f"{path}: another process is writing it; wait for it, or end it") from None
+        elif path.is_file():
+            self._file = path.open("rb")
+        if self._file is not None:
+            self._end = self._read(self._file)
+            if writable:
+                self._file.truncate(self._end)
 
-    def answer(self, request: dict[str, Any]) -> str | None:
-        """What was answered to exactly this request, or None."""
-        return self._answers.get(fingerprint(request))
+    def __len__(self) -> int:
+        return len(self._places)
 
-    def keep(self, request: dict[str, Any], pair: str, answer: str) -> None:
-        """Write down an answer; it is on the disk when this returns. `pair` is for readers of the file."""
-        row = {"request": fingerprint(request), "pair": pair, "answer": answer}
-        with self._path.open("a", encoding="utf-8") as out:
-            out.write(json.dumps(row, ensure_ascii=False) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
-        self._answers[row["request"]] = answer
+    def __contains__(self, request: str) -> bool:
+        return int(request, 16) in self._places
 
-    def _read(self) -> None:
-        whole = 0  # bytes up to the last line that is whole
-        with self._path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    row = json.loads(line)
-                    self._answers[row["request"]] = row["answer"]
-                except (ValueError, KeyError, TypeError):
-                    raise InputError(f"{self._path}:{number}: not a line of a journal; delete this line") from None
-                whole += len(line)
-        if whole < self._path.stat().st_size:
-            os.truncate(self._path, whole)
+    def answer(self, request: str) -> str | None:
+        """What was answered to the request with this hash, or None."""
+        row = self.row(request)
+        return None if row is None else row["answer"]
+
+    def row(self, request: str) -> dict[str, Any] | None:
+        """The whole line that was kept for the request with this hash, or None."""
+        place = self._places.get(int(request, 16))
+        if place is None:
+            return None
+        assert self._file is not None
+        self._file.seek(place)
+        row: dict[str, Any] = json.loads(self._file.readline())
+        return row
+
+    def keep(self, request: str, pair: str, answer: str, tokens: tuple[int, int] = (0, 0), **about: Any) -> None:
+        """Write down an answer. `pair` and what else there is `about` it are for readers of the file."""
+        place = self._append({"request": request, "pair": pair, "answer": answer, "tokens": tokens, **about})
+        self._places[int(request, 16)] = place
+
+    def lose(self, request: str, pair: str, why: str, tokens: tuple[int, int]) -> None:
+        """Write down a call that may be on the bill without an answer: it was cut off, or never ended."""
+        self._append({"request": request, "pair": pair, "lost": why, "tokens": tokens})
+        self.lost += 1
+
+    def sync(self) -> None:
+        """Make what was written safe from a power cut."""
+        if self._dirty and self._file is not None:
+            self._dirty = False
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self.sync()
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, row: dict[str, Any]) -> int:
+        assert self._file is not None
+        place, line = self._end, (json.dumps(row, ensure_ascii=False) + "\n").encode()
+        try:
+            self._file.write(line)  # at the end, wherever was read last: the file is open for appending
+        except OSError as error:
+            with suppress(OSError):
+                os.truncate(self._path, place)  # no half line before the next one
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again") from None
+        self._end += len(line)
+        self._dirty = True
+        self._count(row)
+        return place
+
+    def _count(self, row: dict[str, Any]) -> None:
+        for number, tokens in enumerate(row.get("tokens", ())):
+            self.tokens[number] += tokens
+
+    def _read(self, lines: BinaryIO) -> int:
+        """Index the file; returns the bytes up to the end of the last line that is whole."""
+        whole = 0
+        lines.seek(0)
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                row = json.loads(line)
+                request = int(row["request"], 16)
+                if isinstance(row.get("answer"), str):
+                    self._places[request] = whole
+                elif "lost" in row:
+                    self.lost += 1
+                else:
+                    raise ValueError("neither an answer nor the loss of one")
+                self._count(row)
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+                raise InputError(f"{self._path}:{number}: not a line of a journal; delete this line") from None
+            whole += len(line)
+        return whole

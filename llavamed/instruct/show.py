@@ -1,7 +1,8 @@
-"""Conversations beside the text they were made from, as rows for a terminal or for JSON."""
+"""Conversations beside image and source text, as rows for a terminal or for JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from llavamed.records import Conversation, Pair, read_conversations
 FILE = "instruct.jsonl"
 
 
-def show(data: Path, limit: int = 3) -> list[dict[str, Any]]:
-    """The first `limit` conversations of an instruct folder or of a .jsonl file: id, images, turns, and where they
-    come from. Caption and mentions are added if the corpus named by the folder's manifest is still there."""
+def show(data: Path, limit: int = 3, key: str | None = None) -> list[dict[str, Any]]:
+    """The first `limit` conversations of an instruct folder or of a .jsonl file, or the one about `key` (a pair or an
+    id): id, images, turns, and where they come from. Where the corpus that the folder's manifest names is still
+    there, caption and mentions are added, and where the image lies."""
     path = data / FILE if data.is_dir() else data
     if not path.is_file():
         raise InputError(f"{path}: no such file; `llavamed instruct generate CORPUS --out FOLDER` makes one")
@@ -23,13 +25,26 @@ def show(data: Path, limit: int = 3) -> list[dict[str, Any]]:
     for conversation in read_conversations(path):
         if len(conversations) == limit:
             break
-        conversations.append(conversation)
-    pairs = _pairs(path.parent, {str(c.source.get("pair", "")) for c in conversations})
-    return [_row(c, pairs.get(str(c.source.get("pair", "")))) for c in conversations]
+        if key is None or key in (conversation.id, conversation.source.get("pair")):
+            conversations.append(conversation)
+    if key is not None and not conversations:
+        raise InputError(f"{path}: no conversation with the id or about the pair {key!r}")
+    corpus = _corpus(path.parent)
+    wanted = {str(c.source.get("pair", "")) for c in conversations}
+    pairs = {pair.key: pair for pair in corpus.pairs() if pair.key in wanted} if corpus else {}
+    return [_row(c, pairs.get(str(c.source.get("pair", ""))), corpus) for c in conversations]
 
 
-def _row(conversation: Conversation, pair: Pair | None) -> dict[str, Any]:
+def images(data: Path) -> Callable[[str], bytes] | None:
+    """How to get an image by its key: from the corpus that the folder's manifest names. None if it is not there."""
+    corpus = _corpus(data if data.is_dir() else data.parent)
+    return corpus.image if corpus else None
+
+
+def _row(conversation: Conversation, pair: Pair | None, corpus: Corpus | None) -> dict[str, Any]:
     row: dict[str, Any] = {"id": conversation.id, "images": ", ".join(conversation.images)}
+    if pair is not None and corpus is not None:
+        row["file"] = corpus.place(pair.key)
     row |= {name: str(value) for name, value in conversation.source.items() if name != "pair"}
     if pair is not None:
         row |= {"caption": pair.caption, "mentions": " ".join(m.sentence for m in pair.mentions)}
@@ -38,11 +53,8 @@ def _row(conversation: Conversation, pair: Pair | None) -> dict[str, Any]:
     return row
 
 
-def _pairs(folder: Path, keys: set[str]) -> dict[str, Pair]:
-    """The pairs with these keys, from the corpus beside the conversations; {} if it is not there any more."""
-    body = manifest.read(folder) or {}
-    place = body.get("extra", {}).get("images")
+def _corpus(folder: Path) -> Corpus | None:
+    """The corpus beside the conversations; None if it is not there any more."""
+    place = (manifest.read(folder) or {}).get("extra", {}).get("images")
     corpus = folder / place if place else None
-    if corpus is None or manifest.read(corpus) is None:
-        return {}
-    return {pair.key: pair for pair in Corpus(corpus).pairs() if pair.key in keys}
+    return Corpus(corpus) if corpus is not None and manifest.read(corpus) is not None else None

@@ -76,6 +76,7 @@ class TemplateTeacher:
     """Writes conversations without a model. The same pair and the same `rng` state give the same turns."""
 
     name = "template"
+    closed, by_rule = False, True
 
     def __init__(self, census: Census | None = None) -> None:
         self.census = census or Census()

@@ -47,18 +47,21 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    at: torch.Tensor | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document; returns (1, tokens, heads, head_dim).
 
-    `sliding_window` counts the tokens that a token sees, itself included. `dropout` is for the CPU path
-    only (the varlen kernel has none); the models trained here have 0.
+    `sliding_window` counts the tokens that a token sees, itself included. For the CPU path only (the varlen kernel has
+    neither): `dropout`, which is 0 in the models trained here, and `at`, (queries,) ascending, the tokens that the
+    queries are of where they are not of all.
     """
     assert attention_mask is None, "a pack has boundaries, not a mask"
     assert query.shape[0] == 1, "a pack is one row"
     query, key = query.to(value.dtype), key.to(value.dtype)  # under autocast the rotary embedding widens them
     window = sliding_window if sliding_window is not None and sliding_window < max_length_q else None
     if query.is_cuda:
+        assert at is None, "the varlen kernel takes a query for every token"
         options: dict[str, Any] = {"enable_gqa": True} if _VARLEN_HAS_GQA else {}
         out = varlen_attn(
             query[0].transpose(0, 1),
@@ -74,7 +77,7 @@ def packed_attention(
         )
         assert isinstance(out, torch.Tensor)
         return out.unsqueeze(0), None
-    out = _by_document(query, key, value, cu_seq_lens_q, scaling, dropout, window)
+    out = _by_document(query, key, value, cu_seq_lens_q, scaling, dropout, window, at)
     return out.transpose(1, 2), None
 
 
@@ -87,29 +90,38 @@ def _by_document(
     scaling: float | None,
     dropout: float,
     window: int | None,
+    at: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(1, heads, tokens, head_dim), document by document."""
-    lengths = cu_seq_lens.diff().tolist()
+    """(1, heads, queries, head_dim), document by document."""
+    lengths = counts = cu_seq_lens.diff().tolist()
+    masks: list[torch.Tensor | None] = [None] * len(lengths)
+    if at is not None or window is not None:
+        at = torch.arange(key.shape[2]) if at is None else at
+        counts = torch.searchsorted(at, cu_seq_lens).diff().tolist()
+        parts = zip(at.split(counts), cu_seq_lens.tolist(), lengths, strict=False)
+        masks = [_sees(own - start, length, window) for own, start, length in parts]
     documents = [
         F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=None if window is None else _band(q.shape[2], window, q.device),
+            attn_mask=mask,
             dropout_p=dropout,
-            is_causal=window is None,
+            is_causal=mask is None,
             scale=scaling,
             enable_gqa=q.shape[1] != k.shape[1],
         )
-        for q, k, v in zip(query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+        for q, k, v, mask in zip(
+            query.split(counts, 2), key.split(lengths, 2), value.split(lengths, 2), masks, strict=True
+        )
     ]
     return torch.cat(documents, dim=2)
 
 
-def _band(length: int, window: int, device: torch.device) -> torch.Tensor:
-    """(length, length) bool: a token sees itself and the `window` - 1 tokens before it."""
-    everything = torch.ones(length, length, dtype=torch.bool, device=device)
-    return everything.tril() & everything.triu(1 - window)
+def _sees(at: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
+    """(len(at), length) bool: a token sees itself and those before it, or only the last `window` of them."""
+    back = at[:, None] - torch.arange(length)
+    return back >= 0 if window is None else (back >= 0) & (back < window)
 
 
 AttentionInterface.register(NAME, packed_attention)

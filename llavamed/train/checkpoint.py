@@ -20,6 +20,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -57,18 +58,19 @@ def save(
         aside.mkdir(parents=True)
     ranks.wait()
     with _without_advice():
-        dcp.save(dict(tensors), storage_writer=HuggingFaceStorageWriter(str(aside), save_distributed=True))  # type: ignore[attr-defined]
+        dcp.save(dict(tensors), storage_writer=_Writer(aside, ranks))  # type: ignore[attr-defined]
     ranks.wait()
     if ranks.first:
-        for path in aside.iterdir():
-            _to_disk(path)
-        manifest.Manifest("checkpoint", inputs={"stage": made_from}, counts={"steps": step}).write(aside)
-        _to_disk(aside)
-        aside.rename(final)
-        _to_disk(folder)
-        for older in _found(folder)[keep:]:
-            if spare is None or older != at(folder, spare):
-                shutil.rmtree(older)
+        with ranks.alive(f"putting the checkpoint of step {step} on the disk"):
+            for path in aside.iterdir():
+                _to_disk(path)
+            manifest.Manifest("checkpoint", inputs={"stage": made_from}, counts={"steps": step}).write(aside)
+            _to_disk(aside)
+            aside.rename(final)
+            _to_disk(folder)
+            for older in _found(folder)[keep:]:
+                if spare is None or older != at(folder, spare):
+                    shutil.rmtree(older)
     ranks.wait()
     return final
 
@@ -80,26 +82,30 @@ def at(folder: Path, step: int) -> Path:
 
 def latest(folder: Path, made_from: str) -> tuple[int, Path] | None:
     """Steps done and path of the newest whole checkpoint of this stage, or None. Damaged ones are reported."""
+    whole_ones = (path for path in _found(folder) if is_whole(path, made_from))
+    path = next(whole_ones, None)
+    return None if path is None else (int(path.name.removeprefix("step-")), path)
+
+
+def is_whole(path: Path, made_from: str) -> bool:
+    """True if it is there, of this stage, and every file is as it was written. What is damaged is reported."""
     expected = manifest.Manifest("checkpoint", inputs={"stage": made_from}).fingerprint
-    for path in _found(folder):
-        try:
-            body = manifest.read(path)
-            if body is None or body["fingerprint"] != expected:
-                continue
-            wrong = [name for name, digest in body["files"].items() if manifest.file_sha256(path / name) != digest]
-        except (InputError, OSError) as error:
-            print(f"{path}: passed over, it cannot be read ({error})", file=sys.stderr)
-            continue
-        if wrong:
-            print(f"{path}: passed over, {wrong[0]} is damaged (its sha256 is not the manifest's)", file=sys.stderr)
-            continue
-        return int(body["counts"]["steps"]), path
-    return None
+    try:
+        body = manifest.read(path)
+        if body is None or body["fingerprint"] != expected:
+            return False
+        wrong = [name for name, digest in body["files"].items() if manifest.file_sha256(path / name) != digest]
+    except (InputError, OSError) as error:
+        print(f"{path}: passed over, it cannot be read ({error})", file=sys.stderr)
+        return False
+    if wrong:
+        print(f"{path}: passed over, {wrong[0]} is damaged (its sha256 is not the manifest's)", file=sys.stderr)
+    return not wrong
 
 
-def restore(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+def restore(path: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks | None = None) -> None:
     """Copy the checkpoint's tensors into the live ones, which must have the same names, shapes and dtypes."""
-    reader = HuggingFaceStorageReader(str(path))
+    reader = _Reader(path, ranks)
     stored = reader.read_metadata().state_dict_metadata
     assert stored.keys() == tensors.keys(), sorted(stored.keys() ^ tensors.keys())[:4]
     for name, tensor in tensors.items():
@@ -110,17 +116,41 @@ def restore(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         dcp.load(dict(tensors), storage_reader=reader)  # type: ignore[attr-defined]
 
 
-def matches(path: Path, tensors: Mapping[str, torch.Tensor]) -> bool:
+def matches(path: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks | None = None) -> bool:
     """True if the checkpoint holds exactly these tensors, bit for bit (NaN counts as different)."""
-    if HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata.keys() != tensors.keys():
+    if _Reader(path).read_metadata().state_dict_metadata.keys() != tensors.keys():
         return False
     same = True
     for part in _parts(tensors):
         read = {name: torch.empty_like(tensor) for name, tensor in part.items()}
         with _without_advice():
-            dcp.load(read, storage_reader=HuggingFaceStorageReader(str(path)))  # type: ignore[attr-defined]
+            dcp.load(read, storage_reader=_Reader(path, ranks))  # type: ignore[attr-defined]
         same &= all(torch.equal(whole(read[name]), whole(tensor)) for name, tensor in part.items())
     return same
+
+
+class _Writer(HuggingFaceStorageWriter):
+    """Signs of life while this rank writes what it holds."""
+
+    def __init__(self, path: Path, ranks: Ranks) -> None:
+        super().__init__(str(path), save_distributed=True)
+        self._ranks = ranks
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        with self._ranks.alive(f"writing {self.path}"):
+            return super().write_data(plan, planner)
+
+
+class _Reader(HuggingFaceStorageReader):
+    """Signs of life while this rank reads what it needs."""
+
+    def __init__(self, path: Path, ranks: Ranks | None = None) -> None:
+        super().__init__(str(path))
+        self._ranks = ranks or Ranks()
+
+    def read_data(self, plan: Any, planner: Any) -> Any:
+        with self._ranks.alive(f"reading {self.path}"):
+            return super().read_data(plan, planner)
 
 
 def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,12 @@ class Examples:
     supervised: list[NDArray[np.bool_]]  # each (tokens,)
     lengths: NDArray[np.int64]  # (N,) tokens
     targets: NDArray[np.int64]  # (N,) supervised tokens
+
+
+class Pictures(Protocol):
+    """What is asked for pictures by key: `Pixels`, or `features.Features` in their place."""
+
+    def load(self, key: str) -> NDArray[np.float32]: ...
 
 
 class Pixels:
@@ -151,7 +157,7 @@ def images_fingerprint(data: Path, images: Path) -> str:
 
 def batches(
     examples: Examples,
-    pixels: Pixels,
+    pixels: Pictures,
     schedule: Schedule,
     first_step: int,
     loss: Literal["token", "example"],
@@ -192,7 +198,9 @@ def step_weights(examples: Examples, step: Step, loss: Literal["token", "example
     return dict(zip(members, token_weights(examples.targets[members], loss).tolist(), strict=True))
 
 
-def make_batch(examples: Examples, pixels: Pixels, pack: Pack, weights: dict[int, float], image_token_id: int) -> Batch:
+def make_batch(
+    examples: Examples, pixels: Pictures, pack: Pack, weights: dict[int, float], image_token_id: int
+) -> Batch:
     """One pack as tensors; `weights` as `step_weights` gives them for the whole step."""
     arrays = [pixels.load(key) for index in pack for key in examples.images[index]]
     return collate(

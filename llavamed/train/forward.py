@@ -32,7 +32,7 @@ class Batch:
     position_ids: torch.Tensor  # (T,) int64, from 0 in each document
     cu_seq_lens: torch.Tensor  # (D + 1,) int32
     max_length: int  # tokens of the longest document
-    pixels: torch.Tensor | None  # (I, 3, height, width) float32; None without images
+    pixels: torch.Tensor | None  # (I, 3, height, width) float32, or (I, tokens, tower dim) `features`; None without
     image_positions: torch.Tensor  # (I * tokens per image,) int64, where the features go
     predict_from: torch.Tensor  # (S,) int64, the position before each supervised token
     targets: torch.Tensor  # (S,) int64
@@ -49,7 +49,7 @@ def collate(
     input_ids: list[NDArray[np.integer]],
     supervised: list[NDArray[np.bool_]],
     token_weight: NDArray[np.float64],  # (documents,)
-    pixels: NDArray[np.float32] | None,  # the images of all documents in order
+    pixels: NDArray[np.float32] | None,  # of the images of all documents in order
     image_token_id: int,
 ) -> Batch:
     """Lay documents one behind the other. The first token of a document has nothing to be predicted from."""
@@ -73,10 +73,17 @@ def collate(
 
 
 def image_features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """Projected patch features (images, tokens, text dim) of pixels (images, 3, height, width).
+    """Projected patch features (images, tokens, text dim) of pixels, or of the `tower_features` themselves.
 
-    The same as the model's `get_image_features`, for towers laid out as CLIP, SigLIP or ViT.
+    The same as the model's `get_image_features`.
     """
+    hidden = tower_features(model, pixels) if pixels.ndim == 4 else pixels
+    features: torch.Tensor = model.model.multi_modal_projector(hidden)
+    return features
+
+
+def tower_features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """(images, tokens, tower dim) of pixels (images, 3, height, width), for towers laid out as CLIP, SigLIP or ViT."""
     tower = model.model.vision_tower
     layers = getattr(getattr(tower, "encoder", tower), "layers", None)
     index = model.config.vision_feature_layer
@@ -95,8 +102,7 @@ def image_features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
             hidden = layer(hidden, None)
     if model.config.vision_feature_select_strategy == "default":
         hidden = hidden[:, 1:]  # without the class token
-    features: torch.Tensor = model.model.multi_modal_projector(hidden)
-    return features
+    return hidden
 
 
 def hidden_states(model: Any, batch: Batch, predict_from: torch.Tensor | None = None) -> torch.Tensor:

@@ -54,6 +54,7 @@ from llavamed.recipe import StageSection, TrainSection
 from llavamed.train import checkpoint, lora, speed
 from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
+from llavamed.train.features import Features, fit
 from llavamed.train.forward import Batch, PackLoss, with_image
 from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
@@ -67,7 +68,7 @@ from llavamed.train.validate import (
     Score,
     answers,
     append_rows,
-    best_step,
+    best_steps,
     held_out_loss,
     hold_out,
     keep_rows,
@@ -77,6 +78,7 @@ from llavamed.train.validate import (
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
+_SAME_SIGNAL = 5.0  # seconds
 
 
 def run_stage(
@@ -107,7 +109,8 @@ def run_stage(
     run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule, ranks, look)
     done = run.resume_or_begin(resume)
     model, token_id = assembled.model, assembled.model.config.image_token_id
-    source = batches(examples, pixels, schedule, done, stage.loss, token_id, ranks.rank)
+    shown = Features(model, examples, pixels) if run.sees_again() and fit(model, examples) else pixels
+    source = batches(examples, shown, schedule, done, stage.loss, token_id, ranks.rank)
     title = f"train {name}"
     progress = Progress(title, schedule.examples_before(schedule.total), "examples", schedule.examples_before(done))
     saved = time.monotonic()
@@ -179,11 +182,14 @@ class _Run:
     def resume_or_begin(self, resume: bool) -> int:
         """Steps already done. Leaves the folder as it was after exactly that many steps."""
         checkpoints = self.out / CHECKPOINTS
-        found = checkpoint.latest(checkpoints, self.fingerprint) if resume and self.ranks.first else None
+        found = None
+        if resume and self.ranks.first:
+            with self.ranks.alive("checking the checkpoints"):
+                found = checkpoint.latest(checkpoints, self.fingerprint)
         found = self.ranks.of_first(None if found is None else (found[0], str(found[1])))
         if found is not None:
             done, path = found
-            checkpoint.restore(Path(path), self.state)
+            checkpoint.restore(Path(path), self.state, self.ranks)
             if self.ranks.first:
                 for name in (METRICS, VALIDATION, SAMPLES):
                     keep_rows(self.out / name, done)
@@ -200,7 +206,7 @@ class _Run:
             self._check_disk()
         self.ranks.wait()
         path = self.save(0)
-        if not checkpoint.matches(path, self.state):
+        if not checkpoint.matches(path, self.state, self.ranks):
             raise RuntimeError(
                 f"{path}: what was read back is not what was written; the disk is faulty, or the model that was "
                 "loaded has parameters that are not numbers"
@@ -216,14 +222,20 @@ class _Run:
         return checkpoint.save(folder, done, self.state, self.fingerprint, keep, self.ranks, self.best())
 
     def best(self) -> int | None:
-        """The step whose model the stage leaves, if that is not the last."""
+        """The step whose model the stage is to leave, if it is not simply the last."""
         if self.look is None or self.look.settings.keep != "best":
             return None
         # the first rank's word: another machine may not see yet what was written
-        step: int | None = self.ranks.of_first(
-            best_step(read_rows(self.out / VALIDATION)) if self.ranks.first else None
+        steps: list[int] = self.ranks.of_first(
+            best_steps(read_rows(self.out / VALIDATION)) if self.ranks.first else None
         )
-        return step
+        return next(iter(steps), None)
+
+    def sees_again(self) -> bool:
+        """True if a frozen tower would look at the same pictures in each of several epochs, here and in float32."""
+        frozen = "vision_tower" not in self.stage.trained_parts
+        plain = self.device.type == "cpu" and self.ranks.world == 1 and not self.autocast
+        return frozen and plain and self.stage.epochs >= 2
 
     def pack_loss(self, batch: Batch) -> torch.Tensor:
         """This rank's pack, as a share of the loss that its weights add up to."""
@@ -240,19 +252,47 @@ class _Run:
             return False
         self.ranks.doing(f"validating after step {done}")
         model.eval()
-        row: dict[str, Any] = {"step": done, "loss": held_out_loss(look, self)}
-        samples = []
-        if self.ranks.world == 1:
-            with packed(model, "sdpa"), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                samples = [{"step": done, **answer} for answer in answers(self.assembled, look)]
-                if look.score is not None:
-                    row["score_name"], row["score"] = look.score(self.assembled)
+        with torch.compiler.set_stance("force_eager"):  # other lengths, without gradients: no reason to compile anew
+            row: dict[str, Any] = {"step": done, "loss": held_out_loss(look, self)}
+            samples, scored = self._ask(look)
         self._training()
         if self.ranks.first:
-            append_rows(self.out / SAMPLES, samples)
-            append_rows(self.out / VALIDATION, [row])
+            append_rows(self.out / SAMPLES, [{"step": done, **sample} for sample in samples])
+            append_rows(self.out / VALIDATION, [row | scored])
         self.ranks.wait()
         return self.best() == done
+
+    def _ask(self, look: Look) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Answers to a few held-out questions, and the small score. Of several ranks the first one has the whole model
+        in its hands for it, while the others wait: they may not be in step where each says a text of its own length."""
+        if look.settings.samples == 0 and look.score is None:
+            return [], {}
+        assembled = self._gathered()
+        if assembled is None:
+            return [], {}
+        scored: dict[str, Any] = {}
+        model: Any = assembled.model
+        with (
+            self.ranks.alive("answering held-out questions"),
+            packed(model, "sdpa"),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast),
+        ):
+            try:
+                if self.ranks.world > 1:
+                    model.to(self.device).eval()
+                samples = answers(assembled, look)
+                if look.score is not None:
+                    scored["score_name"], scored["score"] = look.score(assembled)
+            except torch.OutOfMemoryError:
+                if self.ranks.world == 1:
+                    raise
+                print(
+                    f"train {self.name}: no answers and no score: beside its share the first rank has no room on its "
+                    "GPU for the whole model; the loss of held-out records goes on",
+                    file=sys.stderr,
+                )
+                samples = []
+        return samples, scored
 
     def _training(self) -> None:
         """Into training mode; what is frozen stays as it is at inference."""
@@ -288,9 +328,7 @@ class _Run:
         return row | self.meter.measure(number + 1, step, time.perf_counter() - began)
 
     def finish(self, made_from: Manifest) -> Manifest:
-        best = self.best()
-        if best is not None and best < self.schedule.total:
-            checkpoint.restore(checkpoint.at(self.out / CHECKPOINTS, best), self.state)
+        best = self._back_to_best()
         self.ranks.doing("gathering the model")
         count = sum(parameter.numel() for parameter in self.trained)
         for parameter in self.trained:
@@ -298,15 +336,9 @@ class _Run:
         self.optimizer.state.clear()
         self.state = {}
         assembled = self._gathered()
-        if self.ranks.first:
-            assembled.model.to("cpu").eval()
-            speed.restore(assembled.model)
-            if self.stage.lora is not None:
-                lora.finish(assembled, self.stage, self.out / lora.FOLDER, made_from)
-            for parameter in assembled.model.parameters():
-                parameter.data = parameter.data.to(self.folder_dtype)
-                parameter.requires_grad_(False)
-            model_folder.save(assembled, self.out / MODEL)
+        if assembled is not None:
+            with self.ranks.alive("writing the model"):
+                self._write(assembled, made_from)
         self.ranks.wait()
         rows = self.ranks.of_first(read_rows(self.out / METRICS) if self.ranks.first else None)
         finished = replace(
@@ -324,21 +356,68 @@ class _Run:
             },
         )
         if self.ranks.first:
-            finished.write(self.out)
-            drop_checkpoints(self.out)
+            with self.ranks.alive("finishing the stage's folder"):
+                finished.write(self.out)
+                drop_checkpoints(self.out)
         self.ranks.wait()
         return finished
 
-    def _gathered(self) -> Assembled:
-        """The trained model in one piece; of a sharded one, on the first rank."""
+    def _write(self, assembled: Assembled, made_from: Manifest) -> None:
+        """The stage's model, and its adapter where there is one."""
+        assembled.model.to("cpu").eval()
+        speed.restore(assembled.model)
+        if self.stage.lora is not None:
+            lora.finish(assembled, self.stage, self.out / lora.FOLDER, made_from)
+        for parameter in assembled.model.parameters():
+            parameter.data = parameter.data.to(self.folder_dtype)
+            parameter.requires_grad_(False)
+        model_folder.save(assembled, self.out / MODEL)
+
+    def _back_to_best(self) -> int | None:
+        """Put back the weights that the stage is to leave; returns their step, or None if the last are simply kept."""
+        wanted = self.best()
+        if wanted is None:
+            return None
+        self.ranks.doing(f"going back to step {wanted}")
+        step = self.ranks.of_first(self._best_whole(wanted) if self.ranks.first else None)
+        if step < self.schedule.total:
+            checkpoint.restore(checkpoint.at(self.out / CHECKPOINTS, step), self.state, self.ranks)
+        return int(step)
+
+    def _best_whole(self, wanted: int) -> int:
+        """The best step whose weights are there: in a whole checkpoint or, those of the last step, in memory."""
+        last = self.schedule.total
+        with self.ranks.alive("checking the checkpoints"):
+            for step in best_steps(read_rows(self.out / VALIDATION)):
+                if step == last or checkpoint.is_whole(checkpoint.at(self.out / CHECKPOINTS, step), self.fingerprint):
+                    break
+            else:
+                step = last
+        if step != wanted:
+            print(
+                f"train {self.name}: the checkpoint of step {wanted}, the best, is gone or damaged; "
+                f"the model is that of step {step}, the best of the others",
+                file=sys.stderr,
+            )
+        return step
+
+    def _gathered(self) -> Assembled | None:
+        """The model in one piece. Of a sharded one it is a copy on the first rank, and None on the others, which hand
+        over what they hold: every rank has to call."""
         if self.ranks.world == 1:
             return self.assembled
-        assert self.assembled.folder is not None
-        again = model_folder.load(self.assembled.folder, self.folder_dtype)
-        for part, named in lora.trainable(again, self.stage, self.seed).items():
-            for name, parameter in named.items():
-                parameter.data = whole(self.parameters[part][name]).cpu()  # every rank has to ask
-        return again
+        whole_model, parameters = None, {}
+        if self.ranks.first:
+            assert self.assembled.folder is not None
+            with self.ranks.alive("reading the model that the stage began with"):
+                whole_model = model_folder.load(self.assembled.folder, self.folder_dtype)
+                parameters = lora.trainable(whole_model, self.stage, self.seed)
+        for part, named in self.parameters.items():
+            for name, shard_of_it in named.items():
+                tensor = whole(shard_of_it)
+                if whole_model is not None:
+                    parameters[part][name].data = tensor.detach().cpu()
+        return whole_model
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -378,9 +457,10 @@ def drop_checkpoints(out: Path) -> None:
 
 @dataclass
 class _Stop:
-    """Which signal asked the run to end, if any."""
+    """Which signal asked the run to end, if any, and when."""
 
     asked: int | None = None
+    since: float = 0.0
 
     def agree(self, ranks: Ranks, late: bool) -> bool:
         """Learn of a signal that another rank got; return whether the first rank finds it late."""
@@ -404,7 +484,9 @@ class _Stop:
 def _stop_signals() -> Iterator[_Stop]:
     """Within the block SIGTERM and SIGINT are noted, for the loop to act on between two steps.
 
-    A second signal acts at once. Only the main thread may set handlers; elsewhere signals keep their meaning.
+    The first one may come twice: a scheduler or a terminal sends it to all processes, and torchrun passes it on to
+    its ranks. What comes within `_SAME_SIGNAL` seconds is the same; a later one acts at once. Only the main thread may
+    set handlers; elsewhere signals keep their meaning.
     """
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -413,10 +495,15 @@ def _stop_signals() -> Iterator[_Stop]:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def note(number: int, _: FrameType | None) -> None:
-        stop.asked = number
-        for known, handler in before.items():
-            signal.signal(known, handler)
-        print("\nstopping after this step; the next signal stops at once", file=sys.stderr)
+        if stop.since and time.monotonic() - stop.since > _SAME_SIGNAL:
+            signal.signal(number, before[signal.Signals(number)])
+            signal.raise_signal(number)
+        elif not stop.since:
+            stop.asked, stop.since = number, time.monotonic()
+            print(
+                f"\nstopping after this step; another signal, from {_SAME_SIGNAL:g} seconds on, stops at once",
+                file=sys.stderr,
+            )
 
     for number in before:
         signal.signal(number, note)

@@ -34,9 +34,10 @@ _SPEED_TEXT = (
     "TFLOP/s: useful work, without what is recomputed. Fill: how full the packs of a step are beside its fullest."
 )
 _LOSS_TEXT = (
-    "Cross-entropy of the supervised tokens, in nats; the line is the mean over the last twentieth of the stage."
+    "Cross-entropy of the supervised tokens, in nats; the line is the mean over the last twentieth of the stage, of "
+    "five steps at least."
 )
-_HELD_OUT_TEXT = " Dots: the loss on examples held out. Squares, on the right: the score of the answers to them."
+_HELD_OUT_TEXT = " Dots: the loss on examples held out. Squares, on the right: the small score of a benchmark."
 _SAMPLES_TEXT = "The same questions, answered by the model as it trains."
 _SAMPLE_STEPS = 6  # answers shown to a question, the first and the last among them
 _LABELS = {"tokens_per_second": "all", "supervised_tokens_per_second": "supervised"}
@@ -80,7 +81,7 @@ def write_page(out: Path, recipe: Recipe, finished: Mapping[str, Mapping[str, An
     speeds = [_speed(name, body, metrics[name]) for name, body in finished.items()]
     page.table("Speed", _SPEED_COLUMNS, speeds, " ".join([_SPEED_TEXT, *(f"MFU: the share of {p}." for p in peaks)]))
     losses = [_loss_figure(name, rows, validation[name]) for name, rows in metrics.items()]
-    page.figures("Loss", losses, _LOSS_TEXT + (_HELD_OUT_TEXT if any(validation.values()) else ""))
+    page.figures("Loss", losses, _LOSS_TEXT + (_HELD_OUT_TEXT if any(validation.values()) else "") + _kept(finished))
     for title, text, keys, scale in _OTHER_CURVES:
         drawn = {
             name: rows for name, rows in metrics.items() if rows and all(key in row for row in rows for key in keys)
@@ -92,6 +93,12 @@ def write_page(out: Path, recipe: Recipe, finished: Mapping[str, Mapping[str, An
         if rows:
             page.cards(f"Answers while training: {name}", _cards(rows, out / name), _SAMPLES_TEXT)
     page.write(out / "report.html")
+
+
+def _kept(finished: Mapping[str, Mapping[str, Any]]) -> str:
+    steps = {name: body["extra"].get("model_of_step") for name, body in finished.items()}
+    kept = [f"{name} that of step {step}" for name, step in steps.items() if step is not None]
+    return f" The models are those of the lowest loss on examples held out: {', '.join(kept)}." if kept else ""
 
 
 def _row(name: str, body: Mapping[str, Any]) -> list[str]:
@@ -136,18 +143,18 @@ def _loss_figure(name: str, rows: list[dict[str, Any]], validation: list[dict[st
     figure, axes = new_figure(4.2, 3.0)
     steps, losses = _series(rows, "step"), _series(rows, "loss")
     axes.plot(steps, losses, alpha=0.35, linewidth=1)
-    axes.plot(steps, _running_mean(losses, max(1, len(rows) // 20)), linewidth=2)
+    axes.plot(steps, _running_mean(losses, max(5, len(rows) // 20)), linewidth=2)
     held_out = [row for row in validation if row.get("loss") is not None]
     highest = max(losses.max(), *(row["loss"] for row in held_out)) if held_out else losses.max()
     axes.set(title=name, xlabel="step", ylabel="loss", ylim=(0, 1.05 * highest))
     if held_out:
         axes.plot(_series(held_out, "step"), _series(held_out, "loss"), "o-", color="#c0392b", label="held out")
-        axes.legend(loc="lower left")
+        axes.legend(loc="center right")  # a loss falls, a score rises: what is free is between them
     scored = [row for row in validation if row.get("score") is not None]
     if scored:
         right = axes.twinx()
         right.plot(_series(scored, "step"), _series(scored, "score"), "s--", color="#6c757d", markersize=4)
-        right.set(ylabel=scored[-1]["score_name"])
+        right.set(ylabel=f"{scored[-1]['score_name']}, %")
         right.set_ylim(0, 1.05 * max(right.dataLim.ymax, 1e-9))
     return figure
 
@@ -161,10 +168,11 @@ def _figure(name: str, rows: list[dict[str, Any]], keys: tuple[str, ...], label:
                 axes.plot(steps, [row[key][part] for row in rows], label=part.replace("_", " "))
         else:
             axes.plot(steps, _series(rows, key) * scale, label=_LABELS.get(key))
-    if len(keys) > 1 or isinstance(rows[0][keys[0]], dict):
-        axes.legend()
     axes.set(title=name, xlabel="step", ylabel=label)
-    axes.set_ylim(0, 1.05 * axes.dataLim.ymax)
+    several = len(keys) > 1 or isinstance(rows[0][keys[0]], dict)
+    axes.set_ylim(0, (1.3 if several else 1.05) * axes.dataLim.ymax)
+    if several:
+        axes.legend(loc="upper center", ncols=2)  # in the room left above
     return figure
 
 

@@ -33,6 +33,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 _LOOK_EVERY = 1.0  # seconds between two looks of the watchdog at the other ranks
+_BEAT_EVERY = 30.0  # seconds between two signs of life of a rank that works alone
+_ALONE = 2 * 60 * 60.0  # seconds that it may: reading every record, writing a model to a slow disk
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,16 @@ class Ranks:
     @contextlib.contextmanager
     def alive(self, what: str) -> Iterator[None]:
         """Around this rank's own work of unknown length: a thread gives signs of life. Not for waiting for others."""
-        over = threading.Event()
+        if self.watchdog is None:
+            yield
+            return
+        watchdog, over, until = self.watchdog, threading.Event(), time.monotonic() + _ALONE
 
         def beat() -> None:
-            self.doing(what)
-            while not over.wait(30):
-                self.doing(what)
+            while not over.wait(_BEAT_EVERY) and time.monotonic() < until:
+                watchdog.beat(what, alone=True)
 
+        watchdog.beat(what, alone=True)
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
@@ -71,6 +76,7 @@ class Ranks:
         finally:
             over.set()
             thread.join()
+        watchdog.beat(f"through with {what}", alone=False)
 
     def wait(self) -> None:
         """Until every rank has come here."""
@@ -120,7 +126,7 @@ def join(stuck_minutes: float = 10.0) -> Iterator[Ranks]:
     if cuda:
         torch.cuda.set_device(device)
     store, rank, world = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
-    patience = timedelta(minutes=2 * stuck_minutes)  # the watchdog speaks first
+    patience = timedelta(seconds=_ALONE, minutes=2 * stuck_minutes)  # the watchdog speaks first
     group = dist.PrefixStore("llavamed-group", store)  # type: ignore[attr-defined]
     # parameters meet on the GPU, the checkpoint's planning on the CPU
     dist.init_process_group(
@@ -138,6 +144,9 @@ class Watchdog:
     """Knows what every rank is doing, and ends this process when one of them cannot go on.
 
     Each rank keeps one key in the store that torchrun's ranks met by: what it does, and whether it failed.
+
+    Who is waited for: a rank that works alone, as the others stand in a collective operation; else the one that has
+    come to fewer deeds than the others. So work alone counts as no deed.
     """
 
     def __init__(self, store: Any, rank: int, world: int, patience: float) -> None:
@@ -145,7 +154,7 @@ class Watchdog:
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="llavamed-watchdog", daemon=True)
-        self._count = 0
+        self._deeds = self._beats = 0
 
     def __enter__(self) -> Watchdog:
         self.tell("starting")
@@ -160,15 +169,22 @@ class Watchdog:
             self._put(what[:2000], failed=not stopped)
 
     def tell(self, what: str) -> None:
-        self._put(what, failed=False)
+        """This rank comes to its next deed."""
+        self._deeds += 1
+        self._put(what)
 
-    def _put(self, what: str, failed: bool) -> None:
+    def beat(self, what: str, alone: bool) -> None:
+        """This rank lives."""
+        self._put(what, alone=alone)
+
+    def _put(self, what: str, failed: bool = False, alone: bool = False) -> None:
         with self._lock:
-            self._count += 1
-            self._store.set(str(self._rank), json.dumps({"count": self._count, "what": what, "failed": failed}))
+            self._beats += 1
+            body = {"beats": self._beats, "deeds": self._deeds, "alone": alone, "what": what, "failed": failed}
+            self._store.set(str(self._rank), json.dumps(body))
 
     def _watch(self) -> None:
-        since: dict[int, tuple[int, float]] = {}  # rank -> what it was counted at, and when that was first seen
+        since: dict[int, tuple[int, float]] = {}  # rank -> its beats, and when that number was first seen
         while not self._over.wait(_LOOK_EVERY):
             try:
                 told = self._everyone()
@@ -180,11 +196,10 @@ class Watchdog:
                 if body["failed"] and rank != self._rank:
                     self._end(f"rank {rank} failed: {body['what']}")
                     return
-                if since.get(rank, (-1, 0.0))[0] != body["count"]:
-                    since[rank] = (body["count"], now)
+                if since.get(rank, (-1, 0.0))[0] != body["beats"]:
+                    since[rank] = (body["beats"], now)
             if told and all(now - seen > self._patience for _, seen in since.values()):
-                # the last to have told something is waited for by the others
-                behind = min(told, key=lambda rank: told[rank]["count"])
+                behind = min(told, key=lambda rank: (not told[rank]["alone"], told[rank]["deeds"]))
                 minutes = (now - since[behind][1]) / 60
                 self._end(f"rank {behind} has been {told[behind]['what']} for {minutes:.1f} minutes; the others wait")
                 return

@@ -32,7 +32,7 @@ from llavamed import manifest
 from llavamed.errors import InputError
 from llavamed.manifest import Manifest
 from llavamed.model import folder as model_folder
-from llavamed.model.parts import build, init_folder, locate
+from llavamed.model.parts import Assembled, build, init_folder, locate
 from llavamed.model.parts import processor as make_processor
 from llavamed.recipe import ModelSection, Part, Recipe, StageSection, to_yaml
 from llavamed.train import lora
@@ -72,16 +72,16 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
         _check_paths(name, stage)
         lora.require(stage.lora)
         if ranks.world > 1 and stage.lora is not None and stage.lora.quantize != "none":
-            raise InputError(f"train.{name}.lora.quantize works in one process only; set it to none")
+            raise InputError(f"train.{name}.lora.quantize works in one process only{_torchrun(ranks)}; set it to none")
     if ranks.world > 1 and recipe.train.optimizer_state == "int8":
-        raise InputError("train.optimizer_state=int8 works in one process only; set it to bfloat16")
+        raise InputError(f"train.optimizer_state=int8 works in one process only{_torchrun(ranks)}; set it to bfloat16")
     check_trackers(recipe.train.trackers)
     _check_recipe(recipe, out)
-    start = _untrained_manifest(recipe)
     wanted: dict[str, Manifest] = {}
-    before = start
-    for name, stage in present:
-        before = wanted[name] = stage_manifest(recipe, name, stage, before.fingerprint)
+    with ranks.alive("looking at the parts and the data"):
+        before = start = _untrained_manifest(recipe)
+        for name, stage in present:
+            before = wanted[name] = stage_manifest(recipe, name, stage, before.fingerprint)
     run = Manifest(
         "train",
         settings={"recipe": recipe.name, "stages": list(wanted)},
@@ -117,7 +117,7 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
             folder = out / name
             if name in examples:
                 run_stage(
-                    model_folder.load(previous / MODEL, _dtype(recipe)),
+                    _load(previous, recipe, ranks),
                     examples.pop(name),
                     sources[stage.images],
                     name,
@@ -161,6 +161,15 @@ def stage_manifest(recipe: Recipe, name: str, stage: StageSection, starts_from: 
         **recipe.train.model_dump(include=_ALSO_DECIDES),
     }
     return Manifest("stage", settings=settings, inputs=inputs, extra={"model": recipe.model.model_dump(mode="json")})
+
+
+def _torchrun(ranks: Ranks) -> str:
+    return f", and torchrun has started {ranks.world}"
+
+
+def _load(stage: Path, recipe: Recipe, ranks: Ranks) -> Assembled:
+    with ranks.alive(f"loading the model of {stage.name}"):
+        return model_folder.load(stage / MODEL, _dtype(recipe))
 
 
 def _untrained(recipe: Recipe, out: Path, made_from: Manifest) -> None:

@@ -6,7 +6,7 @@
 Training loss falls also for a model that learns its few thousand records by heart; the held-out loss does not, and
 where it turns up the run should have ended (`validation.keep: best` ends it there after the fact).
 
-Answers and scores need the whole model in one place, so several ranks measure the loss alone.
+Answers and scores need the whole model in one place: of several ranks the first one gathers it (`loop._Run._ask`).
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ def held_out_loss(look: Look, run: Any) -> float:
     total = 0.0
     with torch.no_grad():
         for pack in step[run.ranks.rank :: run.ranks.world]:
+            run.ranks.doing("taking the loss of held-out records")
             one = (pack, weights) if pack else (step[0][:1], dict.fromkeys(weights, 0.0))
             total += run.pack_loss(make_batch(examples, look.pixels, *one, token_id)).item()
     return float(run.ranks.total([total])[0])
@@ -121,10 +122,10 @@ def answers(assembled: Assembled, look: Look) -> list[dict[str, Any]]:
     return rows
 
 
-def best_step(rows: list[dict[str, Any]]) -> int | None:
-    """The step of the lowest held-out loss so far, the earlier one if equal."""
+def best_steps(rows: list[dict[str, Any]]) -> list[int]:
+    """The steps that were looked at, that of the lowest held-out loss first; the earlier one if equal."""
     finite = [row for row in rows if math.isfinite(row["loss"])]
-    return min(finite, key=lambda row: (row["loss"], row["step"]))["step"] if finite else None
+    return [row["step"] for row in sorted(finite, key=lambda row: (row["loss"], row["step"]))]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

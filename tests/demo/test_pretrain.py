@@ -8,6 +8,7 @@ import torch
 from transformers import CLIPVisionModel, PreTrainedTokenizerFast
 
 from llavamed.demo import pretrain
+from llavamed.demo import wording as w
 from llavamed.demo.truth import Truth, sample
 
 
@@ -71,3 +72,29 @@ def test_a_picture_teaches_only_the_facts_that_it_has() -> None:
     classifiers.loss(torch.randn(2, 4, 8), [normal, normal]).backward()
     assert classifiers.lines["side"].weight.grad.abs().sum() == 0
     assert classifiers.lines["organ"].weight.grad.abs().sum() > 0
+
+
+def test_exchanged_words_keep_their_slots_and_take_the_article_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(pretrain, "EXCHANGED", 1.0)
+    seen = {pretrain.exchange("Is this an image of {x}, with a {noun}?", rng) for _ in range(200)}
+    assert {"Is this an image of {x}, with a {noun}?", "Is this a picture of {x}, with a {noun}?"} <= seen
+    assert not any("a i" in question or "an p" in question for question in seen)
+
+
+def test_a_group_of_synonyms_never_crosses_what_is_asked() -> None:
+    told = {value for values in (*w.FINDING_FORMS.values(), *w.SIZE_FORMS.values()) for form in values for value in
+            (form if isinstance(form, tuple) else (form,))}  # fmt: skip
+    told |= {"left", "right", "one", "two", "three", "normal", "abnormal", "CT", "MRI", "histology", "lung", "brain"}
+    words = [word for group in pretrain.WORDS["synonyms"] for word in group]
+    assert len(words) == len(set(words))
+    assert not told & set(words)
+
+
+def test_one_is_asked_about_in_the_singular() -> None:
+    rng = np.random.default_rng(1)
+    truth = Truth("ct_scan", "lung", "nodule", "left", "small", 2)
+    asked = [pair[0] for _ in range(8000) if (pair := pretrain.question_and_answer(truth, rng))]
+    assert any(" one nodule" in question.lower() for question in asked)
+    assert not any(f" one {nouns}" in question for question in asked for nouns in ("nodules", "pulmonary nodules"))
+    assert any(question == question.lower() and not question.endswith("?") for question in asked)

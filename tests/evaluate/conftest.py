@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from llavamed.evaluate import benchmarks
+from llavamed.evaluate.metrics.mme import COGNITION, PERCEPTION
 
 COLOURS = {
     "red": (200, 20, 20),
@@ -48,7 +49,7 @@ class Looker:
     def answer(self, request: Any) -> str:
         question = request.messages[-1].text
         self.asked.append(question)
-        colour = nearest_colour(request.images[0])
+        colour = nearest_colour(request.images[0]) if request.images else None
         if question.startswith("Is it"):
             return "Yes." if colour and colour in question else "No."
         return f"It is {colour or 'grey'}"
@@ -98,3 +99,21 @@ def colours(tmp_path: Path) -> Path:
 @pytest.fixture
 def colour_benchmark(colours: Path) -> benchmarks.Benchmark:
     return benchmarks.load("phantom", colours)
+
+
+@pytest.fixture
+def mme_folder(tmp_path: Path) -> Path:
+    """MME's release with two pictures a subtask: half of the subtasks have pictures and texts together, half apart."""
+    root = tmp_path / "mme" / "MME_Benchmark_release_version"
+    for number, subtask in enumerate((*PERCEPTION, *COGNITION)):
+        texts = root / subtask / ("questions_answers_YN" if number % 2 else "")
+        images = root / subtask / ("images" if number % 2 else "")
+        texts.mkdir(parents=True, exist_ok=True)
+        images.mkdir(parents=True, exist_ok=True)
+        for picture in range(2):
+            Image.new("RGB", (4, 4)).save(images / f"{picture:04d}.png")
+            (texts / f"{picture:04d}.txt").write_text(
+                f"Is there a {subtask} {picture}? Please answer yes or no.\tYes\n"
+                f"Is there no {subtask} {picture}? Please answer yes or no.\tNo\n"
+            )
+    return tmp_path / "mme"

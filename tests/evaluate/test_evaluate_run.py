@@ -32,7 +32,10 @@ def test_a_model_that_looks_is_told_from_one_that_guesses(connected: Any, colour
     looker, guesser = show.read(tmp_path / "looker"), show.read(tmp_path / "guesser")
     assert looker["scores"]["closed_accuracy"]["value"] == 100.0
     assert looker["controls"]["blank"]["scores"]["closed_accuracy"]["value"] == 50.0
-    assert set(looker["controls"]) == {"blank", "shuffled", "noise"}
+    assert set(looker["controls"]) == {"blank", "shuffled", "noise", "text-only"}
+    assert looker["provenance"]["controls_left_out"] == {
+        "rotated": "no question has lettered options that can be moved"
+    }
     assert "uses the image: every score falls" in show.verdict(looker)
     assert "does not use the image" in show.verdict(guesser)
     assert "does not use the image" in (tmp_path / "guesser" / "report.html").read_text()
@@ -45,7 +48,9 @@ def test_the_folder_is_complete_and_described(connected: Any, colours: Path, tmp
     out = tmp_path / "eval"
     made = run.evaluate("looker", "phantom", colours, out, SECTION)
     body = manifest.require(out, "eval", "")
-    assert {f"{control}/predictions.jsonl" for control in ("real", "blank", "shuffled", "noise")} <= set(body["files"])
+    assert {f"{control}/predictions.jsonl" for control in ("real", "blank", "shuffled", "noise", "text-only")} <= set(
+        body["files"]
+    )
     assert {"items.jsonl", "scores.json", "report.html"} <= set(body["files"])
     assert manifest.is_done(out, made)
     report = (out / "report.html").read_text()
@@ -74,7 +79,7 @@ def test_a_complete_folder_is_left_and_an_incomplete_one_goes_on(
 
     looker.asked.clear()
     run.evaluate("looker", "phantom", colours, out, SECTION.model_copy(update={"max_new_tokens": 32}))
-    assert len(looker.asked) == 4 * 54
+    assert len(looker.asked) == 5 * 54
 
 
 def test_changed_weights_are_noticed(tmp_path: Path) -> None:
@@ -108,7 +113,7 @@ def test_failed_requests_are_counted_told_and_asked_again(
     answer = looker.answer
 
     def fails_on_grey(request: Any) -> str:
-        if request.images[0].getpixel((0, 0)) == (128, 128, 128):
+        if request.images and request.images[0].getpixel((0, 0)) == (128, 128, 128):
             raise RuntimeError("busy")
         return answer(request)
 

@@ -30,6 +30,26 @@ GOOD = ("Which organ is shown?", "This is the liver.")
         ("What is it?", "A cyst, as described in the text.", "turn_leak"),
         ("What is it?", "A cyst, see Fig. 2.", "turn_leak"),
         ("Is it a cyst?", "Is it a cyst", "turn_repeats_question"),
+        # as language models have put it
+        ("What is it?", "As a text-based assistant, I'm not able to look at pictures.", "turn_refusal"),
+        ("What is it?", "It is difficult to say without more context.", "turn_refusal"),
+        ("How large is it?", "The size cannot be determined from the image alone.", "turn_refusal"),
+        ("Who is it?", "The image does not provide any information on the patient's identity.", "turn_refusal"),
+        ("Why?", "There is no specific information about the cause.", "turn_refusal"),
+        ("What is it?", "Additional information would be needed to tell.", "turn_refusal"),
+        ("What is it?", "No image was provided.", "turn_refusal"),
+        ("What is it?", "I don't have access to the picture.", "turn_refusal"),
+        ("What is it?", "According to the authors it is a cyst.", "turn_leak"),
+        ("What does this paper show?", "A cyst.", "turn_leak"),
+        ("What is it?", "It is labeled as a cyst.", "turn_leak"),
+        ("What is it?", "From the available information, a cyst.", "turn_leak"),
+        ("What is it?", "The legend explains that it is a cyst.", "turn_leak"),
+        ("What is it?", "It is a cyst, as stated in the accompanying text.", "turn_leak"),
+        ("What is it?", "It is a cyst, which was mentioned in the article.", "turn_leak"),
+        ("What is it?", "A cyst. User: How large is it? Assistant: Large.", "turn_two_in_one"),
+        ("What is it?", "A cyst.\n**Question 2:** How large is it?", "turn_two_in_one"),
+        ("What organ is shown in the image?", "The organ shown in this image.", "turn_repeats_question"),
+        ("Which lobe contains the nodule?", "The nodule is in the lobe.", "turn_repeats_question"),
     ],
 )
 def test_each_rule_drops_its_turn_alone_and_counts_it(question: str, answer: str, rule: str) -> None:
@@ -45,6 +65,12 @@ def test_each_rule_drops_its_turn_alone_and_counts_it(question: str, answer: str
         "The image shows a CT of the liver.",
         "It cannot be compressed.",
         "A normal image.",
+        "The diaphragm cannot be identified.",
+        "The costophrenic angle is hard to see.",
+        "There is no information gap between the vertebrae.",
+        "It has an authoritative border.",
+        "The answer: a cyst.",
+        "In the report one would write: a cyst.",
     ],
 )
 def test_ordinary_answers_stay(answer: str) -> None:
@@ -113,3 +139,82 @@ def test_nothing_left_is_an_empty_conversation() -> None:
 )
 def test_a_caption_keeps_what_is_about_the_picture(caption: str, cleaned: str) -> None:
     assert clean_caption(caption) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        ("A 61-year-old man with an effusion.", "turn_unseeable"),
+        ("The patient is aged 61.", "turn_unseeable"),
+        ("This was taken in March 2019.", "turn_unseeable"),
+        ("It was taken three months and 5 days after surgery.", "turn_unseeable"),
+        ("The lesion measures 2.3 cm.", "turn_unseeable"),
+        ("The serum level was 12 ng/mL.", "turn_unseeable"),
+        ("About 40% of the cells are stained.", "turn_unseeable"),
+        ("The groups differ (p < 0.05).", "turn_unseeable"),
+        ("There are more of them in treated animals (n = 12).", "turn_unseeable"),
+        ("The section is shown at ×200.", "turn_unseeable"),
+        ("The section is shown at 400x.", "turn_unseeable"),
+        ("This is the MRI of patient 3.", "turn_unseeable"),
+        ("The scan was acquired on a Siemens scanner.", "turn_name"),
+        ("Dr. Smith removed the kidney.", "turn_name"),
+        ("It is the method of Miller et al.", "turn_name"),
+        ("The image comes from Saint Mary Hospital.", "turn_name"),
+    ],
+)
+def test_what_no_image_shows_goes_where_a_language_model_wrote_it(answer: str, rule: str) -> None:
+    messages = _talk(*GOOD, "What else?", answer)
+    assert clean(messages, written=True) == (_talk(*GOOD), Counter({rule: 1}))
+    assert clean(messages) == (messages, Counter())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "There are two nodules.",
+        "It is a T2-weighted image with 3 lesions.",
+        "The C6 and L5 vertebrae are fractured.",
+        "An Ewing sarcoma; Gleason pattern 4.",
+        "The tumour lies in segment 7 of the liver.",
+        "Congo Red and Prussian Blue were used.",
+        "The X-ray is taken from the front.",
+        "It is twice as large as the other one.",
+    ],
+)
+def test_numbers_and_names_that_an_image_shows_stay(answer: str) -> None:
+    messages = _talk("What is seen?", answer)
+    assert clean(messages, written=True) == (messages, Counter())
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "stays"),
+    [
+        ("Is it large?", "It is large.", True),
+        ("Which is it, small or large?", "It is large.", True),
+        ("How large is it?", "Large.", True),
+        ("What is it?", "It is a cyst.", True),
+        ("Where is the cyst?", "In the left kidney.", True),
+        ("What abnormality is seen?", "No abnormality is seen.", True),
+        ("Where is the cyst?", "The cyst is here.", False),
+    ],
+)
+def test_only_an_answer_without_anything_new_repeats_its_question(question: str, answer: str, stays: bool) -> None:
+    assert bool(clean(_talk(question, answer))[0]) == stays
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "stays"),
+    [
+        ("Is it large?", "Yes", True),
+        ("Is it large?", "no.", True),
+        ("Is it large?", "Yes, it is large.", False),
+        ("Where is it? A) On the left B) On the right C) In the middle", "B) On the right", True),
+        ("Where is it? A) On the left B) On the right", "b) on the right.", True),
+        ("Where is it? A) On the left B) On the right", "B) On the left", False),
+        ("Where is it? A) On the left B) On the right", "On the right", False),
+        ("Where is it? A) On the left B) On the right", "Yes", False),
+    ],
+)
+def test_a_closed_question_has_one_of_its_answers(question: str, answer: str, stays: bool) -> None:
+    kept, dropped = clean(_talk(question, answer), closed=True)
+    assert (bool(kept), dropped["turn_not_closed"]) == (stays, int(not stays))

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from llavamed.errors import InputError
-from llavamed.instruct.formats import from_llava, from_questions, import_file, problems, to_llava, write_llava
+from llavamed.instruct.formats import (
+    from_llava,
+    from_questions,
+    import_file,
+    problems,
+    to_llava,
+    to_strings,
+    write_llava,
+)
 from llavamed.records import Conversation, Message, Question, assistant, user, write_jsonl
 
 RECORD: dict[str, Any] = {
@@ -25,7 +33,8 @@ RECORD: dict[str, Any] = {
 
 
 def _write(path: Path, *rows: dict[str, Any]) -> Path:
-    path.write_text(json.dumps(list(rows)), encoding="utf-8")
+    """An array as an editor keeps it: a record a line, from the second line on."""
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n", encoding="utf-8")
     return path
 
 
@@ -97,13 +106,13 @@ def test_every_problem_is_listed_with_its_record(tmp_path: Path) -> None:
         import_file(path, "llava")
     for part in (
         "7 problems",
-        "record 2 (id 'lost'): 0 image tokens for 1 images",
-        "record 3 (id 'mute'): turn 2: empty answer",
-        "record 4 (id 'order'): speaker order is assistant, user",
-        "record 5 (id 'odd'): turn 2 is from 'nobody'",
-        "record 6 (id 'bare'): no list",
-        "record 7 (id '32432162_F1'): \"image\" is neither",
-        "record 8 (id '32432162_F1'): the id occurs twice",
+        "line 3 (id 'lost'): 0 image tokens for 1 images",
+        "line 4 (id 'mute'): turn 2: empty answer",
+        "line 5 (id 'order'): speaker order is assistant, user",
+        "line 6: (id 'odd'): turn 2 is from 'nobody'",
+        "line 7: (id 'bare'): no list",
+        "line 8: (id '32432162_F1'): \"image\" is neither",
+        "line 9 (id '32432162_F1'): the id occurs twice",
     ):
         assert part in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -116,7 +125,7 @@ def test_every_problem_is_listed_with_its_record(tmp_path: Path) -> None:
         ("", "no conversations"),
         ("[]", "no conversations"),
         ("[3]", "not an object"),
-        ("\ufeff", "not"),
+        ("\ufeff", "no conversations"),
     ],
 )
 def test_a_file_that_is_no_list_of_records_is_an_input_error(tmp_path: Path, content: str, said: str) -> None:
@@ -128,7 +137,7 @@ def test_a_file_that_is_no_list_of_records_is_an_input_error(tmp_path: Path, con
 def test_an_absent_file_or_an_unknown_format_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         import_file(tmp_path / "absent.json", "llava")
-    with pytest.raises(InputError, match="give llava or llavamed"):
+    with pytest.raises(InputError, match="give one of llava, llavamed, table"):
         import_file(_write(tmp_path / "a.json", RECORD), "alpaca")
 
 
@@ -141,7 +150,54 @@ def test_a_system_turn_cannot_be_written_as_llava() -> None:
 
 def test_questions_become_single_turns_with_the_reference_as_answer() -> None:
     item = Question("q1", "x.png", "Is it a cyst?", "yes", True, ("yes", "no"), {"organ": "liver"})
-    (talk,) = from_questions([item], suffix=" Answer yes or no.")
+    (talk,) = from_questions([item], ask=lambda question: f"{question.question} Answer yes or no.")
     assert talk.messages == (user("Is it a cyst? Answer yes or no.", images=1), assistant("yes"))
     assert (talk.id, talk.images, problems(talk)) == ("q1", ("x.png",), [])
     assert talk.source["organ"] == "liver"
+
+
+def test_a_record_over_many_lines_is_named_by_its_first(tmp_path: Path) -> None:
+    bad = {**RECORD, "id": "bad", "image": "a.png", "conversations": RECORD["conversations"][:1]}
+    path = tmp_path / "pretty.json"
+    path.write_text(json.dumps([RECORD, bad], indent=2), encoding="utf-8")
+    with pytest.raises(InputError, match=r"line 24 \(id 'bad'\): speaker order"):
+        import_file(path, "llava")
+    assert path.read_text().split("\n")[23] == "  {"
+
+
+def test_a_broken_line_does_not_hide_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(RECORD) + '\n{"id": \n[1]\n' + "[" * 3000 + "\n")
+    with pytest.raises(InputError) as caught:
+        import_file(path, "llava")
+    for part in (
+        "3 problems",
+        "line 2: not JSON",
+        "line 3: a list, not an object",
+        "line 4: not JSON (nested too deep",
+    ):
+        assert part in str(caught.value)
+
+
+def test_images_are_looked_for_where_they_should_be(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / RECORD["image"]).write_bytes(b"x")
+    path = _write(
+        tmp_path / "a.json", RECORD, {**RECORD, "id": "b", "image": "gone.jpg"}, {**RECORD, "id": "c", "image": "."}
+    )
+    with pytest.raises(InputError, match=r"2 problems.*line 3 \(id 'b'\): no image 'gone.jpg' in .*line 4"):
+        import_file(path, "llava", tmp_path / "images")
+    assert len(import_file(_write(tmp_path / "b.json", RECORD), "llava", tmp_path / "images")) == 1
+    with pytest.raises(InputError, match="no such folder"):
+        import_file(path, "llava", tmp_path / "absent")
+
+
+def test_messages_with_marks_in_their_texts_are_read_and_written(tmp_path: Path) -> None:
+    row = {
+        "id": "a",
+        "messages": [{"role": "user", "content": "<image>\nWhat?"}, {"role": "assistant", "content": "A cyst."}],
+        "images": ["a.png"],
+    }
+    (talk,) = import_file(_write(tmp_path / "a.json", row), "llavamed")
+    assert talk == Conversation("a", ("a.png",), (user("What?", images=1), assistant("A cyst.")))
+    assert to_strings(talk) == row

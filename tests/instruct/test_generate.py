@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from llavamed import manifest
+from llavamed import cli, manifest
 from llavamed.demo.truth import Truth
 from llavamed.errors import InputError
 from llavamed.instruct import formats
 from llavamed.instruct.generate import generate
-from llavamed.instruct.show import show
+from llavamed.instruct.page import Tally
+from llavamed.instruct.show import images, show
 from llavamed.recipe import InstructSection
-from llavamed.records import Conversation, Pair, read_conversations
+from llavamed.records import Conversation, Pair, assistant, read_conversations, user
 
 MakeCorpus = Callable[..., Path]
 SECTION = InstructSection()
@@ -76,7 +77,7 @@ def test_every_record_says_where_it_comes_from_and_is_sound(
         assert len({row.id for row in rows}) == len(rows)
         for row in rows:
             assert formats.problems(row) == []
-            assert set(row.source) == {"pair", "domain", "licence", "teacher", "prompt_hash"}
+            assert set(row.source) == {"pair", "article", "domain", "licence", "teacher", "prompt_hash"}
             assert row.images == (row.source["pair"],)
     assert all(row.messages[1].text == captions[row.images[0]] for row in _rows(tmp_path / "out", "align.jsonl"))
 
@@ -115,10 +116,24 @@ def test_the_report_shows_conversations_beside_image_and_source(
 ) -> None:
     generate(make_corpus(pairs), tmp_path / "out", SECTION, seed=3)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count('<article class="card">') == 24
-    assert page.count("data:image/jpeg") == 24
+    assert page.count('<article class="card">') == 30
+    assert page.count("data:image/jpeg") == 30
     assert "nothing_to_say" in page
     assert "<b>mention</b>" in page
+    for title in ("What is asked and what is told", "What was dropped, and why", "Domains", "Lengths"):
+        assert title in page
+    assert page.count("data:image/png") == 7  # two sunbursts, the domains, four histograms
+
+
+def test_the_page_is_written_in_constant_memory(world: list[tuple[Truth, Pair]]) -> None:
+    tally = Tally()
+    talk = Conversation("x", ("x",), (user("What is shown?", 1), assistant("Yes, a CT.")))
+    for _ in range(3):
+        for _, pair in world:
+            tally.add(pair, talk, seed=0)
+    assert tally.num_turns == 3 * len(world)
+    assert len(tally.cards) == 30
+    assert len(tally.turns_each) == len(tally.asked) == 1
 
 
 def test_an_interrupted_stage_leaves_no_manifest(
@@ -193,3 +208,27 @@ def test_show_gives_the_turns_beside_caption_and_mentions(
     assert "caption" not in show(tmp_path / "alone.jsonl", limit=1)[0]
     with pytest.raises(InputError, match="instruct generate"):
         show(tmp_path / "absent")
+    (one,) = show(tmp_path / "out", key=written[2].images[0])
+    assert one["id"] == written[2].id
+    shard, _, place = one["file"].partition(" bytes ")
+    start, end = map(int, place.split("-"))
+    image = images(tmp_path / "out")
+    assert image is not None
+    assert Path(shard).read_bytes()[start:end] == image(written[2].images[0])
+    with pytest.raises(InputError, match="no conversation"):
+        show(tmp_path / "out", key="absent")
+
+
+def test_show_prints_the_picture_where_the_terminal_can(
+    pairs: list[Pair], make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    generate(make_corpus(pairs), tmp_path / "out", SECTION, seed=3)
+    capsys.readouterr()
+    for how, begins in (("kitty", "\x1b_G"), ("sixel", "\x1bPq"), ("none", " " * 8 + "id"), ("auto", " " * 8 + "id")):
+        monkeypatch.setattr("sys.argv", ["llavamed", "instruct", "show", str(tmp_path / "out"), "--images", how])
+        with pytest.raises(SystemExit):
+            cli.main()
+        shown = capsys.readouterr().out
+        assert shown.startswith(begins), how
+        assert "shard-000000.tar bytes" in shown

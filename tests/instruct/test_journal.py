@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,31 +11,81 @@ import pytest
 from llavamed.errors import InputError
 from llavamed.instruct.journal import Journal
 
+ONE, TWO = "0" * 15 + "1", "f" * 16
+
 
 def test_an_answer_is_known_to_the_next_process_and_only_to_the_same_request(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
-    first = Journal(path)
-    assert first.answer({"seed": 1}) is None
-    first.keep({"seed": 1}, "k", "größer\nals")
-    assert first.answer({"seed": 1}) == Journal(path).answer({"seed": 1}) == "größer\nals"
-    assert Journal(path).answer({"seed": 2}) is None
+    with Journal(path) as first:
+        assert first.answer(ONE) is None
+        first.keep(ONE, "k", "größer\nals", (100, 10))
+        assert first.answer(ONE) == "größer\nals"
+    with Journal(path) as second:
+        assert ONE in second
+        assert second.answer(ONE) == "größer\nals"
+        assert second.answer(TWO) is None
+        second.keep(TWO, "k", "x", (5, 1))
+        assert [second.answer(name) for name in (TWO, ONE)] == ["x", "größer\nals"]
+        assert second.tokens == [105, 11]
+
+
+def test_a_lost_call_costs_and_is_no_answer(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        journal.lose(ONE, "k", "the stream was cut", (100, 3))
+    with Journal(tmp_path / "j", writable=False) as again:
+        assert (again.answer(ONE), again.tokens, again.lost, len(again)) == (None, [100, 3], 1, 0)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_cut_last_line_is_dropped_and_writing_goes_on(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "journal.jsonl"
-    for seed in (1, 2):
-        Journal(path).keep({"seed": seed}, "k", f"answer {seed}")
+    with Journal(path) as journal:
+        for name in (ONE, TWO):
+            journal.keep(name, "k", f"answer {name}")
     path.write_bytes(path.read_bytes()[:-cut])
-    again = Journal(path)
-    assert (again.answer({"seed": 1}), again.answer({"seed": 2})) == ("answer 1", None)
-    again.keep({"seed": 2}, "k", "second")
-    assert [Journal(path).answer({"seed": seed}) for seed in (1, 2)] == ["answer 1", "second"]
+    with Journal(path, writable=False) as reader:  # a dry run leaves the file as it is
+        assert reader.answer(ONE) == f"answer {ONE}"
+    with Journal(path) as again:
+        assert (again.answer(ONE), again.answer(TWO)) == (f"answer {ONE}", None)
+        again.keep(TWO, "k", "second")
+    with Journal(path) as last:
+        assert [last.answer(name) for name in (ONE, TWO)] == [f"answer {ONE}", "second"]
 
 
-def test_another_file_by_that_name_is_an_input_error_with_its_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("line", ['{"other": 1}', "[1]", '{"request": "zz", "answer": "x"}', '{"request": "1"}', "x"])
+def test_another_file_by_that_name_is_an_input_error_with_its_line(tmp_path: Path, line: str) -> None:
     path = tmp_path / "journal.jsonl"
-    Journal(path).keep({"seed": 1}, "k", "answer")
-    path.write_text(path.read_text() + '{"other": 1}\n')
+    with Journal(path) as journal:
+        journal.keep(ONE, "k", "answer")
+    path.write_text(path.read_text() + line + "\n")
     with pytest.raises(InputError, match=r"journal\.jsonl:2: not a line of a journal"):
         Journal(path)
+
+
+def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    code = f"from pathlib import Path; from llavamed.instruct.journal import Journal; Journal(Path({str(path)!r}))"
+    with Journal(path):
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert "another process is writing it" in found.stderr
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_places_are_kept_in_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    with Journal(tmp_path / "j") as journal:
+        tracemalloc.start()
+        for number in range(5000):
+            journal.keep(f"{number:016x}", "k", "x" * 2000)
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert used < 5000 * 250
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_one() -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here")
+    with Journal(full) as journal, pytest.raises(InputError, match="No space left"):
+        journal.keep(ONE, "k", "x" * 100)

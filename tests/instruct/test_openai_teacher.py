@@ -1,211 +1,143 @@
-"""The hosted teacher against a small server of our own: no network beyond this machine."""
+"""The hosted teacher and the stage around it, against a small server of our own: no network beyond this machine."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import random
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from llavamed import manifest
+from llavamed.corpus.store import Corpus
 from llavamed.demo.truth import Truth
 from llavamed.errors import InputError
 from llavamed.instruct.clean import clean
 from llavamed.instruct.generate import generate
 from llavamed.instruct.journal import Journal
-from llavamed.instruct.openai_teacher import OpenAITeacher, TeacherFailed, prompt
+from llavamed.instruct.openai_teacher import OpenAITeacher, TeacherFailed
 from llavamed.recipe import InstructSection
-from llavamed.records import Mention, Pair, read_conversations
+from llavamed.records import Mention, Pair, read_conversations, read_jsonl
+from tests.instruct.conftest import SECRET, TURNS, Endpoint, Said
 
 PAIR = Pair("k", "k.png", "CT of a GIST.", "Figure 1", (Mention("Figure 1 shows it."),))
-TURNS = {
-    "turns": [{"question": "What is it?", "answer": "A CT scan."}, {"question": "Of what?", "answer": "A tumour."}]
-}
+MakeCorpus = Callable[..., Path]
+World = list[tuple[Truth, Pair]]
 
 
-class Endpoint:
-    """Answers with what `reply` makes of the request: (status, text of the assistant)."""
-
-    def __init__(self) -> None:
-        self.requests: list[dict[str, Any]] = []
-        self.keys: list[str] = []
-        self.reply: Callable[[dict[str, Any]], tuple[int, str]] = lambda body: (200, json.dumps(TURNS))
-        endpoint = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                endpoint.requests.append(body)
-                endpoint.keys.append(self.headers["authorization"])
-                status, text = endpoint.reply(body)
-                error = {"error": {"message": text, "type": "x", "code": "x"}}
-                message = {"role": "assistant", "content": text}
-                choice = {"index": 0, "finish_reason": "stop", "message": message}
-                good = {
-                    "id": "c",
-                    "object": "chat.completion",
-                    "created": 0,
-                    "model": body["model"],
-                    "choices": [choice],
-                }
-                data = json.dumps(good if status == 200 else error).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
+def _png(key: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (2000, 1000), (10, 20, 30)).save(out, format="PNG")
+    return out.getvalue()
 
 
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    monkeypatch.setenv("LLAVAMED_TEACHER_KEY", "secret-key")
-    made = Endpoint()
-    thread = threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+def _teacher(**settings: Any) -> OpenAITeacher:
+    return OpenAITeacher(InstructSection(teacher="http://localhost:1/v1", teacher_model="m", **settings), _png)
 
 
-def _converse(endpoint: Endpoint, turns: int = 4, mentions: bool = True) -> Any:
-    return OpenAITeacher(endpoint.url, "m", max_retries=1).converse(PAIR, mentions, turns, random.Random(0))
+def _section(endpoint: Endpoint, **settings: Any) -> InstructSection:
+    return InstructSection(teacher=endpoint.url, teacher_model="m", **settings)
 
 
-def test_the_answer_becomes_turns_and_the_first_carries_the_image(endpoint: Endpoint) -> None:
-    messages = _converse(endpoint)
-    assert [m.text for m in messages] == ["What is it?", "A CT scan.", "Of what?", "A tumour."]
-    assert [m.num_images for m in messages] == [1, 0, 0, 0]
-    assert len(_converse(endpoint, turns=1)) == 2
+def _caption(body: dict[str, Any]) -> str:
+    content = body["messages"][-1]["content"]
+    text = content if isinstance(content, str) else content[-1]["text"]
+    caption: str = json.loads(text)["caption"]
+    return caption
 
 
-def test_the_request_is_blind_asks_for_a_schema_and_is_the_same_each_time(endpoint: Endpoint) -> None:
-    _converse(endpoint)
-    _converse(endpoint)
-    first, second = endpoint.requests
-    assert first == second
-    assert first["response_format"]["json_schema"]["schema"]["required"] == ["turns"]
-    assert all(isinstance(message["content"], str) for message in first["messages"])
-    assert endpoint.keys[0] == "Bearer secret-key"
+def _talk(text: str, tmp_path: Path, turns: int = 4) -> list[tuple[str, int]]:
+    """(text, images) of the messages that an answer becomes."""
+    teacher = _teacher()
+    with Journal(tmp_path / "journal.jsonl") as teacher.journal:
+        teacher.journal.keep(teacher.call(PAIR, True, turns, random.Random(0)).id, "k", text)
+        return [(m.text, m.num_images) for m in teacher.converse(PAIR, True, turns, random.Random(0))]
 
 
-def test_the_prompt_holds_two_worked_examples_that_obey_the_schema_and_mentions_only_if_asked_for() -> None:
-    messages = prompt(PAIR, mentions=True, turns=3)
-    assert [m["role"] for m in messages] == ["system", "user", "assistant", "user", "assistant", "user"]
-    assert "Write 3 questions" in messages[0]["content"]
-    assert '{"turns": [{"question": "...", "answer": "..."}]}' in messages[0]["content"]
-    for example in (messages[2], messages[4]):
-        assert {"question", "answer"} == set(json.loads(example["content"])["turns"][0])
-    assert json.loads(messages[-1]["content"])["mentions"] == ["Figure 1 shows it."]
-    assert json.loads(prompt(PAIR, mentions=False, turns=3)[-1]["content"])["mentions"] == []
+def test_the_answer_becomes_turns_and_the_first_carries_the_image(tmp_path: Path) -> None:
+    said = [("What is it?", 1), ("A CT scan.", 0), ("Of what?", 0), ("A tumour.", 0)]
+    assert _talk(json.dumps(TURNS), tmp_path) == said
 
 
-def test_a_busy_endpoint_is_tried_again(endpoint: Endpoint) -> None:
-    answers = iter([(503, "busy"), (200, json.dumps(TURNS))])
-    endpoint.reply = lambda body: next(answers)
-    assert len(_converse(endpoint)) == 4
+def test_no_more_turns_than_asked_for(tmp_path: Path) -> None:
+    assert len(_talk(json.dumps(TURNS), tmp_path, turns=1)) == 2
 
 
-def test_json_in_a_fence_is_read(endpoint: Endpoint) -> None:
-    endpoint.reply = lambda body: (200, f"```json\n{json.dumps(TURNS)}\n```")
-    assert len(_converse(endpoint)) == 4
+def test_no_answer_in_the_journal_is_a_failure_with_its_kind(tmp_path: Path) -> None:
+    teacher = _teacher()
+    with Journal(tmp_path / "j") as teacher.journal, pytest.raises(TeacherFailed, match="failed"):
+        teacher.converse(PAIR, True, 4, random.Random(0))
 
 
-@pytest.mark.parametrize("text", ["", "I cannot.", '{"turns": [{"question": "What?"}]}', '{"turns": "none"}'])
-def test_an_answer_of_another_form_fails_this_record(endpoint: Endpoint, text: str) -> None:
-    endpoint.reply = lambda body: (200, text)
-    with pytest.raises(TeacherFailed, match="not the JSON"):
-        _converse(endpoint)
+def test_what_is_asked_is_blind_has_a_schema_and_is_the_same_each_time() -> None:
+    first, second = (_teacher().call(PAIR, True, 4, random.Random(0)) for _ in range(2))
+    assert (first.body, first.id) == (second.body, second.id)
+    assert first.body["response_format"]["json_schema"]["schema"]["required"] == ["turns"]
+    assert all(isinstance(message["content"], str) for message in first.body["messages"])
+    others = [
+        _teacher().call(replace(PAIR, caption="MRI."), True, 4, random.Random(0)),
+        _teacher().call(PAIR, False, 4, random.Random(0)),
+        _teacher().call(PAIR, True, 4, random.Random(1)),
+        _teacher(prompt="detailed").call(PAIR, True, 4, random.Random(0)),
+        _teacher(sighted=True).call(PAIR, True, 4, random.Random(0)),
+    ]
+    assert len({first.id, *(call.id for call in others)}) == 6
 
 
-def test_an_error_is_told_without_the_key(endpoint: Endpoint) -> None:
-    endpoint.reply = lambda body: (400, "bad request with secret-key inside")
-    with pytest.raises(TeacherFailed) as caught:
-        _converse(endpoint)
-    assert "secret-key" not in str(caught.value)
-    assert "[key]" in str(caught.value)
+def test_a_sighted_teacher_gets_the_image_and_the_hash_does_not_need_its_pixels() -> None:
+    call = _teacher(sighted=True).call(PAIR, True, 4, random.Random(0))
+    assert "base64" not in str(call.body)
+    image, text = call.sent["messages"][-1]["content"]
+    kind, _, data = image["image_url"]["url"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    assert Image.open(io.BytesIO(base64.b64decode(data))).size == (1024, 512)
+    assert json.loads(text["text"])["caption"] == PAIR.caption
+    assert "You also see the image" in call.sent["messages"][0]["content"]
+    known = _teacher(sighted=True).call(replace(PAIR, sha256="ab" * 32), True, 4, random.Random(0))
+    assert "ab" * 32 in str(known.body)
 
 
-@pytest.mark.parametrize(
-    ("status", "said"), [(401, "key was refused"), (403, "key was refused"), (404, "no model 'm'")]
-)
-def test_what_would_fail_every_record_is_an_input_error(endpoint: Endpoint, status: int, said: str) -> None:
-    endpoint.reply = lambda body: (status, "secret-key is wrong")
-    with pytest.raises(InputError, match=said) as caught:
-        _converse(endpoint)
-    assert "secret-key" not in str(caught.value)
+def test_url_and_model_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    section = InstructSection(teacher="env")
+    monkeypatch.delenv("LLAVAMED_TEACHER_URL", raising=False)
+    with pytest.raises(InputError, match="LLAVAMED_TEACHER_URL"):
+        OpenAITeacher(section, _png)
+    monkeypatch.setenv("LLAVAMED_TEACHER_URL", "http://user:hidden@localhost:8000")
+    monkeypatch.setenv("LLAVAMED_TEACHER_MODEL", "from-environment")
+    teacher = OpenAITeacher(section, _png)
+    assert (teacher.where, teacher.name) == ("http://localhost:8000/v1", "from-environment")
 
 
-def test_a_teacher_that_is_no_url_or_has_no_model_is_an_input_error() -> None:
+def test_a_teacher_that_is_none_says_what_to_give() -> None:
     with pytest.raises(InputError, match="template"):
-        OpenAITeacher("templte", "m")
+        OpenAITeacher(InstructSection(teacher="templte", teacher_model="m"), _png)
     with pytest.raises(InputError, match="teacher_model"):
-        OpenAITeacher("http://localhost:1/v1", "")
+        OpenAITeacher(InstructSection(teacher="http://localhost:1/v1"), _png)
+    with pytest.raises(InputError, match="--without-mentions"):
+        _teacher(prompt="60k")
+    assert _teacher(mentions=False).prompt == _teacher(prompt="60k", mentions=False).prompt
 
 
-def _teacher_key_sent(monkeypatch: pytest.MonkeyPatch, url: str, **keys: str) -> str:
-    for name in ("LLAVAMED_TEACHER_KEY", "OPENAI_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    for name, key in keys.items():
-        monkeypatch.setenv(name, key)
-    return OpenAITeacher(url, "m")._client.api_key
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://localhost:8000/v1",
-        "https://api.openai.com.evil.example/v1",
-        "https://evil.example/api.openai.com",
-        "https://api.openai.com@evil.example/v1",
-        "http://api.openai.com/v1",
-    ],
-)
-def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    openai_url = "https://api.openai.com/v1"
-    assert _teacher_key_sent(monkeypatch, url, OPENAI_API_KEY="theirs") == "none"
-    assert _teacher_key_sent(monkeypatch, url, OPENAI_API_KEY="theirs", LLAVAMED_TEACHER_KEY="own") == "own"
-    assert _teacher_key_sent(monkeypatch, openai_url, OPENAI_API_KEY="theirs") == "theirs"
-    assert _teacher_key_sent(monkeypatch, openai_url, OPENAI_API_KEY="theirs", LLAVAMED_TEACHER_KEY="own") == "own"
-
-
-def test_without_a_key_an_error_keeps_its_words(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("LLAVAMED_TEACHER_KEY")
-    endpoint.reply = lambda body: (400, "none of the images can be read")
-    with pytest.raises(TeacherFailed, match="none of the images"):
-        _converse(endpoint)
-
-
-def test_an_interrupted_stage_asks_only_what_is_missing(
-    endpoint: Endpoint,
-    world: list[tuple[Truth, Pair]],
-    make_corpus: Callable[..., Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_defect_1_an_interrupted_stage_asks_only_what_is_missing(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, out = make_corpus([pair for _, pair in world[:6]]), tmp_path / "out"
-    section = InstructSection(teacher=endpoint.url, teacher_model="m")
+    section = _section(endpoint)
 
     def interrupted(*args: Any, **options: Any) -> Any:
-        if len(endpoint.requests) == 5:
-            raise KeyboardInterrupt
-        return clean(*args, **options)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr("llavamed.instruct.generate.clean", interrupted)
     with pytest.raises(KeyboardInterrupt):
         generate(corpus, out, section, seed=0)
-    assert len(endpoint.requests) == 5
-    monkeypatch.undo()
+    assert len(endpoint.requests) == 6
+    monkeypatch.setattr("llavamed.instruct.generate.clean", clean)
     assert generate(corpus, out, section, seed=0).counts["instruct"] == 6
     assert len(endpoint.requests) == 6
     # the journal is no result: the stage stays finished without it
@@ -217,45 +149,86 @@ def test_an_interrupted_stage_asks_only_what_is_missing(
     assert len(endpoint.requests) == 12
 
 
-def test_an_answer_that_failed_is_asked_for_again(endpoint: Endpoint, tmp_path: Path) -> None:
-    teacher = OpenAITeacher(endpoint.url, "m")
-    teacher.journal = Journal(tmp_path / "journal.jsonl")
-    endpoint.reply = lambda body: (200, "oops")
-    with pytest.raises(TeacherFailed):
-        teacher.converse(PAIR, True, 4, random.Random(0))
-    endpoint.reply = lambda body: (200, json.dumps(TURNS))
-    assert len(teacher.converse(PAIR, True, 4, random.Random(0))) == 4
-    assert teacher.converse(PAIR, True, 4, random.Random(0)) == teacher.converse(PAIR, True, 4, random.Random(0))
-    assert len(endpoint.requests) == 2
-    assert "secret-key" not in (tmp_path / "journal.jsonl").read_text()
-
-
-def test_a_failing_record_is_counted_and_its_neighbours_stay(
-    endpoint: Endpoint, world: list[tuple[Truth, Pair]], make_corpus: Callable[..., Path], tmp_path: Path
+def test_a_failing_record_is_counted_and_its_neighbours_stay_in_the_order_of_the_corpus(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path
 ) -> None:
-    pairs = [pair for _, pair in world[:6]]
-
-    def reply(body: dict[str, Any]) -> tuple[int, str]:
-        broken = pairs[2].caption in json.loads(body["messages"][-1]["content"])["caption"]
-        return (200, "oops") if broken else (200, json.dumps(TURNS))
-
-    endpoint.reply = reply
-    section = InstructSection(teacher=endpoint.url, teacher_model="m")
-    made = generate(make_corpus(pairs), tmp_path / "out", section, seed=0)
-    broken = {p.key for p in pairs if p.caption == pairs[2].caption}
-    assert made.funnel["instruct: teacher_failed"] == len(broken)
+    pairs = [replace(pair, caption=f"{pair.caption} Case {n}.") for n, (_, pair) in enumerate(world[:12])]
+    endpoint.reply = lambda body: Said("oops") if _caption(body) == pairs[2].caption else Said()
+    made = generate(make_corpus(pairs), tmp_path / "out", _section(endpoint), seed=0)
+    assert made.funnel["instruct: teacher_not_in_form"] == 1
     rows = list(read_conversations(tmp_path / "out" / "instruct.jsonl"))
-    assert {row.source["pair"] for row in rows} == {p.key for p in pairs} - broken
+    assert [row.source["pair"] for row in rows] == [pair.key for n, pair in enumerate(pairs) if n != 2]
     assert {row.source["teacher"] for row in rows} == {"m"}
-    assert "secret-key" not in (tmp_path / "out" / "manifest.json").read_text()
+    assert {row.source["prompt_hash"] for row in rows} == {_teacher().prompt_hash}
+    asked = manifest.require(tmp_path / "out", "instruct", "")["extra"]["asked"]
+    assert (asked["answered"], asked["calls"], asked["tokens_in"]) == (11, 14, 1400)
 
 
-def test_an_endpoint_that_only_fails_stops_the_stage_with_the_reason(
-    endpoint: Endpoint, world: list[tuple[Truth, Pair]], make_corpus: Callable[..., Path], tmp_path: Path
+def test_the_key_stands_in_no_file_that_is_written(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    endpoint.reply = lambda body: (200, "oops")
-    section = InstructSection(teacher=endpoint.url, teacher_model="m")
+    host = endpoint.url.replace("http://", "http://user:hidden@")
+    section = InstructSection(teacher=host, teacher_model="m")
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) > 3 else Said(f"bad {SECRET}", 500)
+    generate(make_corpus([pair for _, pair in world[:6]]), tmp_path / "out", section, seed=0)
+    for path in (tmp_path / "out").iterdir():
+        assert SECRET not in path.read_text(), path
+        assert "hidden" not in path.read_text(), path
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+def test_a_bound_on_the_cost_ends_the_stage_with_what_it_paid_for(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = make_corpus([replace(p, caption=f"{p.caption} Case {n}.") for n, (_, p) in enumerate(world[:30])])
+    endpoint.reply = lambda body: Said(usage=(1000, 100))
+    section = _section(endpoint, price=(10.0, 10.0), max_cost=0.2)  # 0.011 a call; 0.027 at most
+    made = generate(corpus, tmp_path / "out", section, seed=0)
+    left = made.funnel["instruct: teacher_over_max_cost"]
+    assert 0 < left < 30
+    assert made.counts["instruct"] == 30 - left
+    assert f"{left} of 30 pairs were not asked about" in capsys.readouterr().err
+    made = generate(corpus, tmp_path / "out", section.model_copy(update={"max_cost": 2.0}), seed=0)
+    assert made.counts["instruct"] == len(endpoint.requests) == 30
+    with pytest.raises(InputError, match=r"instruct\.price"):
+        generate(corpus, tmp_path / "other", section.model_copy(update={"price": None}), seed=0)
+
+
+def test_an_endpoint_that_only_fails_stops_the_stage_and_nothing_looks_finished(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    endpoint.reply = lambda body: Said("oops")
+    corpus = make_corpus([replace(p, caption=f"{p.caption} Case {n}.") for n, (_, p) in enumerate(world[:20])])
     with pytest.raises(InputError, match="first 10 pairs"):
-        generate(make_corpus([pair for _, pair in world[:20]]), tmp_path / "out", section, seed=0)
-    assert len(endpoint.requests) == 10
+        generate(corpus, tmp_path / "out", _section(endpoint), seed=0)
+    assert len(endpoint.requests) == 30
     assert not (tmp_path / "out" / "manifest.json").exists()
+    assert len(list(read_jsonl(tmp_path / "out" / "journal.jsonl"))) == 30
+
+
+def test_a_pair_whose_image_is_gone_is_a_counted_drop(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    corpus = make_corpus([pair for _, pair in world[:4]])
+    shard = next(corpus.glob("*.tar"))
+    store = Corpus(corpus)
+    last = store._places[world[3][1].key][1]
+    shard.write_bytes(shard.read_bytes()[: last + 10])
+    for section in (_section(endpoint), _section(endpoint, sighted=True)):
+        made = generate(corpus, tmp_path / f"out-{section.sighted}", section, seed=0)
+        assert (made.counts["instruct"], made.counts["align"]) == (3, 3)
+        assert made.funnel["instruct: no_image"] == made.funnel["align: no_image"] == 1
+
+
+def test_a_sighted_teacher_loses_only_the_record_whose_image_cannot_be_read(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    corpus = make_corpus([replace(p, caption=f"{p.caption} Case {n}.") for n, (_, p) in enumerate(world[:4])])
+    store, shard = Corpus(corpus), next(corpus.glob("*.tar"))
+    _, offset, size = store._places[world[1][1].key]
+    data = bytearray(shard.read_bytes())
+    data[offset : offset + size] = b"x" * size
+    shard.write_bytes(data)
+    made = generate(corpus, tmp_path / "out", _section(endpoint, sighted=True), seed=0)
+    assert made.counts["instruct"] == 3
+    assert made.funnel["instruct: teacher_failed"] == 1

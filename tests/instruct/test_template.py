@@ -15,7 +15,7 @@ from llavamed.corpus.jats import parse_article
 from llavamed.demo.truth import DOMAIN_NAMES, Truth
 from llavamed.instruct import tables
 from llavamed.instruct.clean import clean
-from llavamed.instruct.facts import GENERIC, NONE, extract, of_pair
+from llavamed.instruct.facts import GENERIC, extract, of_pair
 from llavamed.instruct.formats import problems
 from llavamed.instruct.template import Census, TemplateTeacher
 from llavamed.records import Conversation, Mention, Message, Pair
@@ -45,9 +45,26 @@ def _turns(messages: tuple[Message, ...]) -> Iterator[tuple[str, str]]:
 
 
 def _kind(question: str) -> str:
-    """The kind whose wording the question has: of those that fit, the one with the most words of its own."""
-    fitting = [(own, kind) for pattern, own, kind in _wordings() if pattern.fullmatch(question)]
-    return max(fitting)[1]
+    return _read(question)[0]
+
+
+def _read(question: str) -> tuple[str, str]:
+    """The kind whose wording the question has, of those that fit the one with the most words of its own, and the
+    value it puts up ("" for an open question)."""
+    fitting = [(own, kind, found) for pattern, own, kind in _wordings() if (found := pattern.fullmatch(question))]
+    _, kind, found = max(fitting, key=lambda row: row[:2])
+    values = {name: value for name, value in found.groupdict().items() if name.startswith("asked_")}
+    values.pop("asked_is", None)
+    return kind, _canonical(next(iter(values.values()), ""))
+
+
+def _canonical(value: str) -> str:
+    """ "a CT image" -> "CT", "an area of necrosis" -> "necrosis", "two nodules" -> "two"."""
+    for table in ("modality", "finding"):
+        terms = tables.load("lexicon.yaml")[table]["terms"]
+        value = next((name for name, term in terms.items() if term["one"] == value), value)
+    first = value.split(" ")[0]
+    return first if first in NUMBERS else value
 
 
 @cache
@@ -55,9 +72,21 @@ def _wordings() -> list[tuple[re.Pattern[str], int, str]]:
     rows = []
     for kind, entry in tables.load("questions.yaml")["kinds"].items():
         for wording in entry["questions"]:
-            pieces = re.split(r"\{\w+\}", wording)
-            rows.append((re.compile(".+".join(map(re.escape, pieces))), sum(map(len, pieces)), kind))
+            pieces = re.split(r"\{(\w+)\}", wording)  # own words and slots by turns
+            pattern, seen = "", set[str]()
+            for i, piece in enumerate(pieces):
+                pattern += (f"(?P={piece})" if piece in seen else _filling(piece)) if i % 2 else re.escape(piece)
+                seen |= {piece} if i % 2 else set()
+            rows.append((re.compile(pattern), sum(map(len, pieces[::2])), kind))
     return rows
+
+
+def _filling(slot: str) -> str:
+    """What may stand in a slot: "Are we dealing with ...?" is asked of modalities and of findings."""
+    if "modality" not in slot:
+        return f"(?P<{slot}>.+)"
+    terms = tables.load("lexicon.yaml")["modality"]["terms"]
+    return f"(?P<{slot}>{'|'.join(re.escape(name) for term in terms for name in (term, terms[term]['one']))})"
 
 
 def test_every_kind_has_the_wordings_that_were_asked_for() -> None:
@@ -93,16 +122,17 @@ def test_closed_answers_are_right(turns: list[Turn]) -> None:
     closed = [turn for turn in turns if turn[2].startswith(("Yes,", "No,"))]
     assert len(closed) > 1000
     for truth, question, answer in closed:
-        asked = extract(question)
-        right = asked.modality in (None, DOMAIN_NAMES[truth.domain]) and asked.organ in (None, truth.organ)
-        right &= asked.side in (None, truth.side) and asked.size in (None, truth.size)
-        if asked.finding == GENERIC:
-            right &= not truth.normal
-        elif asked.finding == NONE:
-            right &= truth.normal
-        else:
-            right &= asked.finding in (None, truth.finding)
-        right &= all(NUMBERS[w] == truth.count for w in re.findall(r"\w+", question.lower()) if w in NUMBERS)
+        kind, value = _read(question)
+        right = {
+            "is_modality": value == DOMAIN_NAMES[truth.domain],
+            "is_organ": value == truth.organ,
+            "abnormality": not truth.normal,
+            "normality": truth.normal,
+            "has_finding": value == truth.finding,
+            "side_closed": value == truth.side,
+            "size_closed": value == truth.size,
+            "count_closed": NUMBERS.get(value) == truth.count,
+        }[kind]
         assert answer.startswith("Yes,") == right, (question, answer, truth)
 
 

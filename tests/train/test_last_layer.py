@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from transformers import (
     MistralModel,
     Qwen2Config,
     Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
 )
 
 from llavamed.train.attention import NAME
@@ -22,7 +25,13 @@ SHAPE: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4,
     "num_key_value_heads": 2, "initializer_range": 0.3,
 }  # fmt: skip
-KNOWN = [(LlamaConfig, LlamaModel), (MistralConfig, MistralModel), (Qwen2Config, Qwen2Model)]
+KNOWN = [
+    (LlamaConfig, LlamaModel),
+    (MistralConfig, MistralModel),
+    (partial(MistralConfig, sliding_window=5), MistralModel),
+    (Qwen2Config, Qwen2Model),
+    (Qwen3Config, Qwen3Model),
+]
 
 
 def _run(model: Any, **more: Any) -> torch.Tensor:
@@ -34,12 +43,14 @@ def _run(model: Any, **more: Any) -> torch.Tensor:
     return states
 
 
+@pytest.mark.parametrize("at", [[5, 6, 20, 21, 25, 38], [0, 5, 38], list(range(39))])
 @pytest.mark.parametrize(("config", "kind"), KNOWN)
-def test_states_and_gradients_are_those_of_the_whole_layer(config: Any, kind: Any) -> None:
+def test_states_and_gradients_are_those_of_the_whole_layer(config: Any, kind: Any, at: Any) -> None:
+    """Also of a document in which nothing is read, and in which all is."""
     torch.manual_seed(0)
     model = kind(config(**SHAPE))
     model.set_attn_implementation(NAME)
-    at = torch.tensor([5, 6, 20, 21, 25, 38])
+    at = torch.tensor(at)
     whole = _run(model).index_select(0, at)
     direction = torch.randn(len(at), 32, generator=torch.Generator().manual_seed(1))
     (whole * direction).sum().backward()

@@ -136,7 +136,13 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_the_same(
 ) -> None:
     run(tmp_path / "straight")
     before = signal.getsignal(number)
-    _stop_at(monkeypatch, 5, lambda: os.kill(os.getpid(), number))
+
+    def stop() -> None:
+        """A scheduler's signal to all processes, and torchrun's copy of it."""
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    _stop_at(monkeypatch, 5, stop)
     with pytest.raises(raised) as caught:
         run(tmp_path / "resumed")
     if raised is SystemExit:
@@ -148,6 +154,26 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_the_same(
     run(tmp_path / "resumed")
     assert _curve(tmp_path / "resumed") == _curve(tmp_path / "straight")
     assert _weights(tmp_path / "resumed") == _weights(tmp_path / "straight")
+
+
+def test_a_later_signal_stops_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_SAME_SIGNAL", 0.05)
+    ended = []
+
+    def stop_and_insist() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        ended.append(False)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)  # the handler ends it; the signal may come to another thread first
+        ended.append(True)
+
+    _stop_at(monkeypatch, 5, stop_and_insist)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert ended == [False]
+    assert not (tmp_path / "checkpoints" / "step-00000005").exists()
 
 
 @pytest.mark.parametrize("change", [{"resume": False}, {"learning_rate": 1e-3}])

@@ -101,7 +101,7 @@ def test_a_stage_of_an_earlier_version_is_shown_by_what_it_has(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "rows", [[{"step": 20, "loss": 1.1}], [{"step": 20, "score": 61.0, "score_name": "accuracy, %"}]]
+    "rows", [[{"step": 20, "loss": 1.1}], [{"step": 20, "score": 61.0, "score_name": "accuracy"}]]
 )
 def test_validation_changes_the_figure_of_its_stage_alone(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     def figures(html: str) -> list[str]:
@@ -112,6 +112,15 @@ def test_validation_changes_the_figure_of_its_stage_alone(tmp_path: Path, rows: 
     html = page(tmp_path)
     assert [a == b for a, b in zip(before, figures(html), strict=True)] == [True, False]
     assert "held out" in html
+
+
+def test_the_step_whose_model_is_left_is_told(tmp_path: Path) -> None:
+    write_rows(tmp_path / "align" / "metrics.jsonl", metrics(9, None))
+    body = finished(9)
+    body["extra"]["model_of_step"] = 6
+    write_page(tmp_path, Recipe(name="small"), {"align": body})
+    assert "lowest loss on examples held out: align that of step 6." in (tmp_path / "report.html").read_text()
+    assert "lowest loss" not in page(tmp_path)
 
 
 def test_answers_over_time_are_shown_with_their_image(tmp_path: Path, images: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from llavamed.model.chat import encode
 from llavamed.model.parts import Assembled, build
 from llavamed.recipe import ModelSection, StageSection, TrainSection, ValidationSection
 from llavamed.records import Conversation
-from llavamed.train import loop
+from llavamed.train import checkpoint, loop
 from llavamed.train.data import Pixels, read_examples
 from llavamed.train.loop import run_stage
-from llavamed.train.validate import best_step, hold_out, keep_rows, read_rows
+from llavamed.train.validate import best_steps, hold_out, keep_rows, read_rows
 
 LOOK = ValidationSection(every=3, held_out=3, samples=2)
 Run = Callable[..., Manifest]
@@ -31,10 +32,12 @@ Run = Callable[..., Manifest]
 def run(parts: ModelSection, data: Path, images: Path) -> Run:
     """Ten steps of the five records that are not held out."""
 
-    def make(out: Path, look: ValidationSection = LOOK, score: Any = None, **stage: Any) -> Manifest:
+    def make(
+        out: Path, look: ValidationSection = LOOK, score: Any = None, compile: bool = False, **stage: Any
+    ) -> Manifest:
         keys = {"trains": ("projector", "language_model"), "learning_rate": 3e-3, "epochs": 5, "batch_size": 3, **stage}
         section = StageSection(data=str(data), images=str(images), **keys)
-        train = TrainSection(max_tokens=128, tokens_per_pack=64, validation=look)
+        train = TrainSection(max_tokens=128, tokens_per_pack=64, validation=look, compile=compile)
         assembled = build(parts, 0)
         pixels = Pixels(images, assembled.processor)
         examples = read_examples(data, pixels, assembled.processor, train.max_tokens)
@@ -125,6 +128,68 @@ def test_the_best_step_is_kept_if_asked(run: Run, tmp_path: Path, monkeypatch: p
     assert all(torch.equal(kept[name], weights[name]) for name in weights)
 
 
+def test_looking_compiles_nothing_anew(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Held-out packs have no gradient, and an answer is of another length at every word: each a reason to."""
+    counts, graphs = torch._dynamo.utils.counters["stats"], []
+    validate, compile_with = loop._Run.validate, torch.nn.Module.compile
+
+    def counted(self: Any, done: int) -> bool:
+        before = counts["unique_graphs"]
+        best = validate(self, done)
+        graphs.append((before, counts["unique_graphs"]))
+        return best
+
+    monkeypatch.setattr(loop._Run, "validate", counted)
+    # traced and guarded as ever, but what is traced is run as it is: the usual backend needs a C++ compiler
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **keys: compile_with(self, backend="eager", **keys))
+    run(tmp_path, compile=True)
+    assert len(read_rows(tmp_path / "samples.jsonl")) == 8
+    assert len(graphs) == 10
+    assert all(before == after > 0 for before, after in graphs)
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "gone"])
+def test_a_best_checkpoint_that_is_damaged_or_gone_gives_way_to_the_next_best(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    """Of the steps 3, 6 and 9 two are left in checkpoints, 10 in memory; 6 is the best and 9 better than 10."""
+    losses = iter([4.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr(loop, "held_out_loss", lambda *_: next(losses))
+    finish = loop._Run.finish
+
+    def damaged(self: Any, *rest: Any) -> Manifest:
+        checkpoint.save(tmp_path / "checkpoints", 9, self.state, self.fingerprint, 2, spare=6)
+        best = tmp_path / "checkpoints" / "step-00000006"
+        if damage == "gone":
+            shutil.rmtree(best)
+        else:
+            file = next(best.glob("*.safetensors"))
+            data = bytearray(file.read_bytes())
+            data[-1] ^= 1
+            file.write_bytes(data)
+        return finish(self, *rest)
+
+    monkeypatch.setattr(loop._Run, "finish", damaged)
+    made = run(tmp_path, LOOK.model_copy(update={"keep": "best"}))
+    assert made.extra["model_of_step"] == 9
+    assert "the checkpoint of step 6, the best, is gone or damaged; the model is that of step 9" in (
+        capsys.readouterr().err
+    )
+
+
+def test_without_a_whole_checkpoint_the_last_weights_are_kept(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "last")
+    losses = iter([1.0, 2.0, 3.0, float("nan")])
+    monkeypatch.setattr(loop, "held_out_loss", lambda *_: next(losses))
+    monkeypatch.setattr(checkpoint, "is_whole", lambda *_: False)
+    made = run(tmp_path / "best", LOOK.model_copy(update={"keep": "best"}))
+    assert made.extra["model_of_step"] == 10
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("last", "best")]
+    assert weights[0] == weights[1]
+
+
 def test_too_many_held_out_records_are_refused(run: Run, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train\.validation\.held_out is 5, more than half of the 8 records"):
         run(tmp_path, LOOK.model_copy(update={"held_out": 5}))
@@ -134,7 +199,7 @@ def test_rows_after_a_crash_are_whole_and_forgotten_beyond_the_checkpoint(tmp_pa
     path = tmp_path / "validation.jsonl"
     path.write_text('{"step": 3, "loss": 2.0}\n{"step": 6, "loss": 1.0}\n{"step": 9, "lo')
     assert [row["step"] for row in read_rows(path)] == [3, 6]
-    assert best_step(read_rows(path)) == 6
+    assert best_steps(read_rows(path)) == [6, 3]
     keep_rows(path, 5)
     assert path.read_text() == '{"step": 3, "loss": 2.0}\n'
-    assert best_step([]) is None
+    assert best_steps([]) == []

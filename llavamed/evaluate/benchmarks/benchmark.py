@@ -1,21 +1,33 @@
 """What a benchmark is: questions, where their images are, how they are asked, what others got.
 
-A benchmark file on disk is whatever its authors published; the reader of each (`vqa_rad.py`,
-`slake.py`, `phantom.py`) turns it into this one shape. Questions keep the authors' own ids, so that
-predictions made elsewhere can be matched, and the sha256 of the file says which version was read.
+A benchmark's files are whatever its authors published; the reader of each (`vqa_rad.py`, `mmmu.py`,
+`pope.py` ...) turns them into this one shape. Questions keep the authors' own ids, so that
+predictions made elsewhere can be matched, and the sha256 of the files says which version was read.
+
+Every reader is a module with the same six names: NAME; SPLITS and SPLIT, the one that is meant where
+none is named; ORIGIN, where the files come from and how they must lie; SIGNS, by which a folder of this
+benchmark is known (`recognise.py`); and `read(data, split)`.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
+from llavamed.corpus.store import open_images
 from llavamed.errors import InputError
-from llavamed.manifest import file_sha256, files_fingerprint, fingerprint
+from llavamed.manifest import files_fingerprint, fingerprint
 from llavamed.records import Question
+
+SHORT_ANSWER = "{question}\nAnswer the question using a single word or phrase."  # LLaVA-1.5, docs/Evaluation.md
+LETTER_ANSWER = "{question}\n{options}\nAnswer with the option's letter from the given choices directly."
+LLAVA_15 = "Liu et al. 2024, LLaVA-1.5, docs/MODEL_ZOO.md"
+
+_FIELD = re.compile(r"\{(question|options)\}")
 
 
 @dataclass(frozen=True)
@@ -28,21 +40,21 @@ class Published:
     source: str
 
 
-PAPER = "Li et al. 2023, fine-tuning table"
-NOTEBOOK = "LLaVA-Med v1.0.0, run_eval_metrics.ipynb"
+class Embedded(Protocol):
+    """Images inside the benchmark's own file, by name (`stored.py`)."""
 
+    def __contains__(self, name: object) -> bool: ...
 
-def llava_med_rows(rows: Iterable[tuple[str, float, float, str, str]]) -> tuple[Published, ...]:
-    """Rows of (model, open recall, closed accuracy, how, source), both by the official scorer, run_eval_batch.py."""
-    return tuple(
-        Published(model, {"open_recall_official": recall, "closed_accuracy_official": closed}, how, source)
-        for model, recall, closed, how, source in rows
-    )
+    def read(self, name: str) -> bytes: ...
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """`images` is the folder below which each question's image lies; `prompt` wraps the question's text."""
+    """`images` is the folder below which each question's images lie, unless they are `embedded`.
+
+    `prompt` wraps a question's text, and `choice_prompt` that of a question with lettered options, each on a line of
+    the form `option_line`. `family` names its metrics (`evaluate/families`).
+    """
 
     name: str
     split: str
@@ -50,8 +62,17 @@ class Benchmark:
     images: Path
     sha256: Mapping[str, str]  # data file's name -> hash of its bytes
     prompt: str = "{question}"
+    choice_prompt: str = LETTER_ANSWER
+    option_line: str = "{letter}. {option}"
+    family: str = "llava_med"
+    max_new_tokens: int = 64  # of an answer, where the user names no other
     published: tuple[Published, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> questions left out
+    noted: Mapping[str, int] = field(default_factory=dict)  # oddity of the data -> questions that have it and stay
+    embedded: Embedded | None = None
+    beside: frozenset[str] = frozenset()  # ids of the same files that are not asked: answers to them are passed over
+    # how others' files name a question -> its id: their id, or their id, a line end and the question in lower case
+    aliases: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -59,18 +80,19 @@ class Benchmark:
             if question.id in seen:
                 raise InputError(f"{self.name} {self.split}: the id {question.id!r} occurs twice; ids must be unique")
             seen.add(question.id)
-            if Path(question.image).is_absolute() or ".." in Path(question.image).parts:
-                raise InputError(
-                    f"{self.name} {self.split}: the image {question.image!r} of {question.id!r} leads out of "
-                    f"{self.images}; give a path below it"
-                )
+            for image in question.images:
+                if Path(image).is_absolute() or ".." in Path(image).parts:
+                    raise InputError(
+                        f"{self.name} {self.split}: the image {image!r} of {question.id!r} leads out of "
+                        f"{self.images}; give a path below it"
+                    )
         if not self.questions:
             raise InputError(f"{self.name} {self.split}: no questions in {', '.join(self.sha256) or 'its files'}")
 
     @property
     def image_names(self) -> list[str]:
         """The distinct images, in the order of their first question."""
-        return list(dict.fromkeys(question.image for question in self.questions))
+        return list(dict.fromkeys(image for question in self.questions for image in question.images))
 
     @property
     def prompt_hash(self) -> str:
@@ -78,18 +100,44 @@ class Benchmark:
         return fingerprint([self.ask(question) for question in self.questions])
 
     def ask(self, question: Question) -> str:
-        return self.prompt.replace("{question}", question.question)
+        """The text of the user's turn."""
+        lines = (
+            self.option_line.replace("{letter}", letter).replace("{option}", option)
+            for letter, option in question.lettered.items()
+        )
+        filled = {"question": question.question, "options": "\n".join(lines) if question.letter else ""}
+        return _FIELD.sub(lambda found: filled[found[1]], self.choice_prompt if question.letter else self.prompt)
+
+    @property
+    def prompts(self) -> str:
+        """The form, or the two forms, in which the questions are asked, for a person to read."""
+        choice = self.choice_prompt.replace("{options}", f"{self.option_line} ...")
+        used = [choice if question.letter else self.prompt for question in self.questions]
+        return " | ".join(dict.fromkeys(used))
 
     @property
     def images_fingerprint(self) -> str:
-        """Changes when images are exchanged: over their names and sizes."""
+        """Changes when images are exchanged: over their names and sizes. Of embedded ones `sha256` says it."""
+        if self.embedded is not None:
+            return ""
         return files_fingerprint((self.images / name for name in self.image_names), self.images)
 
     def missing_images(self) -> list[str]:
+        if self.embedded is not None:
+            return [name for name in self.image_names if name not in self.embedded]
         return [name for name in self.image_names if not (self.images / name).is_file()]
 
+    def require_questions(self) -> None:
+        """Raises InputError where only the answer key is there."""
+        if not self.has_questions:
+            raise InputError(
+                f"{self.images}: holds the answers of {self.name} and not its questions, so there is nothing to ask; "
+                "get the whole benchmark, or score predictions made elsewhere"
+            )
+
     def require_images(self) -> None:
-        """Raises InputError if images are missing."""
+        """Raises InputError if images are missing, or the questions themselves."""
+        self.require_questions()
         missing = self.missing_images()
         if missing:
             raise InputError(
@@ -97,45 +145,17 @@ class Benchmark:
                 f"(first: {', '.join(missing[:3])}); put them there, or score predictions made elsewhere"
             )
 
+    @property
+    def has_questions(self) -> bool:
+        """False where only the answer key is there: answers can be scored and nothing asked."""
+        return any(question.question for question in self.questions)
 
-def data_file(data: Path, names: Iterable[str], benchmark: str, origin: str) -> Path:
-    """The first of `names` that exists in `data`; an InputError saying what belongs there and where it comes from."""
-    names = list(names)
-    if not data.is_dir():
-        raise InputError(f"{data}: no such folder; {benchmark} needs {' or '.join(names)} in it, {origin}")
-    for name in names:
-        if (data / name).is_file():
-            return data / name
-    raise InputError(f"{data}: holds no {' or '.join(names)}; {benchmark} needs it, {origin}")
+    @property
+    def has_images(self) -> bool:
+        """Whether any image could be on this disk."""
+        return bool(self.image_names) and (self.embedded is not None or self.images.is_dir())
 
-
-def read_rows(path: Path) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The rows of a JSON list of objects, and {file name: sha256}."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not JSON ({error}); fetch the file again") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path}: must be a JSON list of objects")
-    return rows, {path.name: file_sha256(path)}
-
-
-def text_of(row: Mapping[str, Any], key: str, path: Path, number: int) -> str:
-    """The value as stripped text (numbers occur as answers); an InputError that names file, row and key."""
-    value = row.get(key)
-    if value is None:
-        raise InputError(f"{path}: row {number} has no {key!r}; is this the benchmark's own file?")
-    return str(value).strip()
-
-
-def is_closed(row: Mapping[str, Any], path: Path, number: int) -> bool:
-    """LLaVA-Med's split of the questions; VQA-RAD has "CLOSED " with a space in two rows."""
-    kind = text_of(row, "answer_type", path, number).upper()
-    if kind not in {"OPEN", "CLOSED"}:
-        raise InputError(f"{path}: row {number} has answer_type {kind!r}; it must be OPEN or CLOSED")
-    return kind == "CLOSED"
-
-
-def yes_no_options(answer: str, closed: bool) -> tuple[str, ...]:
-    """These files do not list the options; a closed question answered by yes or no has those two."""
-    return ("yes", "no") if closed and answer.casefold().rstrip(".") in {"yes", "no"} else ()
+    @cached_property
+    def read_image(self) -> Callable[[str], bytes]:
+        """How to get an image's bytes by its name. Raises InputError if there are none."""
+        return self.embedded.read if self.embedded is not None else open_images(self.images)

@@ -10,13 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from llavamed.errors import InputError
-from llavamed.evaluate.benchmarks.benchmark import Benchmark, data_file
-from llavamed.manifest import file_sha256
+from llavamed.evaluate.benchmarks.benchmark import Benchmark
+from llavamed.evaluate.benchmarks.files import data_file, sha256_of
 from llavamed.records import Question, read_jsonl
 
 NAME = "phantom"
 SPLITS = ("train", "test")
+SPLIT = "test"
 ORIGIN = "one question a line with id, image, question, answer, closed; images in images/; `llavamed demo` makes one"
+SIGNS = (("questions.jsonl", '"question"', '"closed"'), ("test/questions.jsonl", '"question"', '"closed"'))
 _NAMED = 3  # problems told in full
 
 
@@ -38,4 +40,4 @@ def read(data: Path, split: str) -> Benchmark:
             f"{path}: {len(problems)} of {len(problems) + len(questions)} records are not questions: "
             f"{'; '.join(problems[:_NAMED])}{more}; each needs id, image, question, answer, closed"
         )
-    return Benchmark(NAME, split, tuple(questions), folder / "images", {path.name: file_sha256(path)})
+    return Benchmark(NAME, split, tuple(questions), folder / "images", sha256_of([path], data))

@@ -1,37 +1,40 @@
 """VQA-RAD (Lau et al., Scientific Data 2018): 315 radiology images, questions asked by clinicians.
 
-Two splits of it circulate. The one here is LLaVA-Med's: 3,064 training and 451 test questions (272
-closed, 179 open), split by *question*: nearly every test image is also a training image, and
-`overlap` counts how many. Fine-tuned numbers, the published ones included, are therefore partly
-recall of the image. 21 closed test questions are not yes/no ("left or right?").
+Several splits of it circulate, all with the same 451 test questions (272 closed, 179 open) but for the
+hub's. LLaVA-Med's, in `train.json` and `test.json`, trains on 3,064; the dataset's own file marks the test by
+`phrase_type` and leaves 1,797 (with those LLaVA-Med's open recall falls from 64 to 33). Both split by *question*:
+nearly every test image is also a training image, and `overlap` counts how many. Fine-tuned numbers, the published
+ones included, are therefore partly recall of the image. 21 closed test questions are not yes/no ("left or right?").
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from llavamed.evaluate.benchmarks.benchmark import (
+from llavamed.evaluate.benchmarks.benchmark import Benchmark
+from llavamed.evaluate.benchmarks.files import data_file, read_objects, sha256_of, text_of
+from llavamed.evaluate.benchmarks.llava_med import (
     NOTEBOOK,
     PAPER,
-    Benchmark,
-    data_file,
+    Row,
     is_closed,
-    llava_med_rows,
-    read_rows,
-    text_of,
+    published_rows,
+    read_questions,
     yes_no_options,
 )
 from llavamed.records import Question
 
 NAME = "vqa-rad"
 SPLITS = ("train", "test")
+SPLIT = "test"
+PUBLIC = "VQA_RAD Dataset Public.json"  # the dataset's own file, both splits in one
 ORIGIN = "from the VQA-RAD dataset at osf.io/89kps, split as in LLaVA-Med (3,064 train, 451 test), images in images/"
+SIGNS = tuple((file, '"image_name"') for file in ("test.json", "train.json", PUBLIC))
 
 # Slips of the dataset's annotators, which would otherwise be groups of their own.
 _SPELLING = {"ATRIB": "ATTRIB", "PRSE": "PRES"}
 
-PUBLISHED = llava_med_rows(
+PUBLISHED = published_rows(
     (
         ("LLaVA", 50.00, 65.07, "fine-tuned on the training split, 3 epochs", PAPER),
         ("LLaVA-Med (from LLaVA)", 61.52, 84.19, "fine-tuned on the training split", PAPER),
@@ -46,14 +49,18 @@ PUBLISHED = llava_med_rows(
 
 
 def read(data: Path, split: str) -> Benchmark:
-    """`data/<split>.json` and `data/images/`. Raises InputError for what is missing or not VQA-RAD."""
-    path = data_file(data, [f"{split}.json"], NAME, ORIGIN)
-    rows, sha256 = read_rows(path)
-    questions = tuple(_question(row, path, number) for number, row in enumerate(rows))
-    return Benchmark(NAME, split, questions, data / "images", sha256, published=PUBLISHED if split == "test" else ())
+    """`data/<split>.json` or the dataset's own file, and `data/images/`. Raises InputError for what is missing or not
+    VQA-RAD."""
+    path = data_file(data, [f"{split}.json", PUBLIC], NAME, ORIGIN)
+    rows = read_objects(path)
+    if path.name == PUBLIC:
+        rows = [row for row in rows if str(row.get("phrase_type")).startswith("test_") == (split == "test")]
+    questions = read_questions(rows, path, _question)
+    published = PUBLISHED if split == "test" else ()
+    return Benchmark(NAME, split, questions, data / "images", sha256_of([path], data), published=published)
 
 
-def _question(row: dict[str, Any], path: Path, number: int) -> Question:
+def _question(row: Row, path: Path, number: int) -> Question:
     closed = is_closed(row, path, number)
     answer = text_of(row, "answer", path, number)
     types = {

@@ -10,58 +10,48 @@ counts the words of the *prediction* and rewards repeating and rambling.
 
 *Strict* is what the words promise: a closed yes/no question is judged by the first whole word "yes"
 or "no"; with another option set by the one option that the answer names; open answers by true exact
-match and by multiset token precision, recall and F1 (as in SQuAD).
+match and by multiset token precision, recall and F1 (`strict.py` has these rules).
 
 The hard part is fidelity: the official normaliser tests its punctuation rules on the original string,
 removes only the first 32 periods (a flag passed as a count) and runs twice, once in the script and
-once in every metric. `official_*` functions take raw strings and do both passes. They were checked
-against values computed by the original code.
+once in every metric. `official_*` functions take raw strings and do both passes.
 """
 
 from __future__ import annotations
 
 import math
-import re
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
-from llavamed.evaluate.metrics.vqa_words import ARTICLES, CONTRACTIONS, NUMBERS, PUNCTUATION
+from llavamed.evaluate.metrics.strict import (
+    NO_OVERLAP,
+    Overlap,
+    is_yes_no,
+    parse_option,
+    parse_yes_no,
+    strict_tokens,
+)
+from llavamed.evaluate.metrics.strict import strict_exact as strict_exact
+from llavamed.evaluate.metrics.strict import strict_overlap as strict_overlap
+from llavamed.evaluate.metrics.vqa_words import map_words, strip_punctuation
 
 OFFICIAL = "llava_med_official/1"  # scorer id and version, written beside every number
-STRICT = "llava_med_strict/1"
-
-
-class Overlap(NamedTuple):
-    """Token overlap of one answer, each 0-1."""
-
-    precision: float
-    recall: float
-    f1: float
-
-
-_NO_OVERLAP = Overlap(0.0, 0.0, 0.0)
+STRICT = "llava_med_strict/2"
+WHY_THEY_DIFFER = (
+    "LLaVA-Med's script counts a closed answer as right when the reference is a substring of it, so that "
+    "'The study is normal' contains the answer 'no', and its open recall counts the words of the prediction, so "
+    "that repeating and rambling raise it; the strict scores read the first whole word yes or no, the one option "
+    "named, and every word once."
+)
 
 # ---------------------------------------------------------------- official
-
-_PERIOD = re.compile(r"\.(?!\d)")  # the original's look-behind `(?!<=\d)` is always true
-_COMMA_IN_NUMBER = re.compile(r"\d,\d")
-_PERIODS_REMOVED = 32  # int(re.UNICODE), passed where `count` belongs
 
 
 def normalize_word(text: str) -> str:
     """The VQA normaliser as LLaVA-Med has it; 'T2-weighted' -> 't2 weighted', '10,000' -> '10000', 'none' -> '0'."""
-    delete_all = _COMMA_IN_NUMBER.search(text) is not None
-    clean = text
-    for mark in PUNCTUATION:
-        at_edge = f"{mark} " in text or f" {mark}" in text
-        clean = clean.replace(mark, "" if at_edge or delete_all else " ")
-    clean = _PERIOD.sub("", clean, count=_PERIODS_REMOVED)
-    words = (NUMBERS.get(word, word) for word in clean.lower().split())
-    kept = [CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES]
-    return " ".join(kept).replace(",", "")
+    return map_words(strip_punctuation(text)).replace(",", "")
 
 
 def _once(text: str) -> str:
@@ -78,7 +68,7 @@ def official_overlap(prediction: str, reference: str) -> Overlap:
     pred, ref = _tokens(prediction), _tokens(reference)
     true_positive = sum(count for word, count in pred.items() if word in ref)
     if not true_positive:
-        return _NO_OVERLAP
+        return NO_OVERLAP
     missed = sum(count for word, count in ref.items() if word not in pred)
     precision = true_positive / pred.total()
     recall = true_positive / (true_positive + missed)
@@ -113,19 +103,34 @@ def official_closed_run_eval_release(prediction: str, reference: str) -> int | N
 def official_candidate_accuracy(prediction: str, reference: str, candidates: Sequence[str | int]) -> float:
     """`run_eval.py`'s "open accuracy": 1 if the candidate nearest to the prediction is the reference.
 
-    `candidates` are the answers of the training split's open questions; nearness is the share of a
-    candidate's distinct words that the prediction has, and the first of equals wins.
+    `candidates` are `open_candidates` of the training split, or the list "0" in the script's own file;
+    nearness is the share of a candidate's distinct words that the prediction has, and the first of equals wins.
     """
     if not candidates:
         raise ValueError("candidates: empty; give the distinct answers of the training split")
     pred = _tokens(prediction)
-    normalized = [normalize_word(str(candidate)) for candidate in candidates]
 
     def nearness(candidate: str) -> float:
-        words = set(candidate.lower().split())
-        return sum(word in words for word in pred) / len(words) if words else 0.0
+        words = _candidate(candidate)[1]
+        return sum(word in pred for word in words) / len(words) if words else 0.0
 
-    return float(max(normalized, key=nearness) == normalize_word(_once(reference)))
+    nearest = max((str(candidate) for candidate in candidates), key=nearness)
+    return float(_candidate(nearest)[0] == normalize_word(_once(reference)))
+
+
+@lru_cache(maxsize=65536)  # a split has some hundred candidates, each compared with every answer
+def _candidate(candidate: str) -> tuple[str, frozenset[str]]:
+    normal = normalize_word(candidate)
+    return normal, frozenset(normal.lower().split())
+
+
+def open_candidates(answers: Iterable[str | int]) -> tuple[str, ...]:
+    """The candidates of a training split: its open questions' distinct answers, by first occurrence.
+
+    LLaVA-Med read them from `train_open_answers.json`, which was never published; its order, which decides
+    between equally near candidates, is therefore unknown, and this accuracy can be off by such ties.
+    """
+    return tuple(dict.fromkeys(str(answer) for answer in answers))
 
 
 def official_bleu(prediction: str, reference: str, weights: Sequence[float] = (0.25, 0.25, 0.25, 0.25)) -> float:
@@ -136,86 +141,20 @@ def official_bleu(prediction: str, reference: str, weights: Sequence[float] = (0
     pred, ref = _once(prediction).lower().split(), _once(reference).lower().split()
     precisions = []
     for order in range(1, len(weights) + 1):
-        found, wanted = _ngrams(pred, order), _ngrams(ref, order)
-        matched = (found & wanted).total()
+        wanted = Counter(_ngrams(ref, order))
+        matched = (Counter(ngram for ngram in _ngrams(pred, order) if ngram in wanted) & wanted).total()
         if order == 1 and not matched:
             return 0.0
-        precisions.append(matched / found.total() if matched else sys.float_info.min)
+        precisions.append(matched / (len(pred) - order + 1) if matched else sys.float_info.min)
     brevity = 1.0 if len(pred) > len(ref) else math.exp(1 - len(ref) / len(pred))
     return brevity * math.exp(math.fsum(w * math.log(p) for w, p in zip(weights, precisions, strict=True)))
 
 
-def _ngrams(words: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
-    return Counter(tuple(words[i : i + order]) for i in range(len(words) - order + 1))
+def _ngrams(words: Sequence[str], order: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[start:] for start in range(order)), strict=False)
 
 
 # ---------------------------------------------------------------- strict
-
-YES_NO = frozenset({"yes", "no"})
-_WORD = re.compile(r"\d+(?:\.\d+)?|[^\W_]+(?:'[^\W_]+)*")
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
-
-
-def strict_tokens(text: str) -> list[str]:
-    """Words and numbers: no case, punctuation or articles; 'Ten x-rays' -> ['10', 'x', 'rays'].
-
-    A text of articles alone keeps them, so that the answer "A" is not the empty answer.
-    """
-    folded = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold().replace("’", "'"))
-    words = [NUMBERS.get(word, word) for word in _WORD.findall(folded)]
-    return [word for word in words if word not in ARTICLES] or words
-
-
-def strict_exact(prediction: str, reference: str) -> float:
-    return float(strict_tokens(prediction) == strict_tokens(reference))
-
-
-def strict_overlap(prediction: str, reference: str) -> Overlap:
-    """Multiset token overlap as in SQuAD: a word counts as often as both sides have it."""
-    pred, ref = Counter(strict_tokens(prediction)), Counter(strict_tokens(reference))
-    shared = (pred & ref).total()
-    if not shared:
-        return _NO_OVERLAP
-    precision, recall = shared / pred.total(), shared / ref.total()
-    return Overlap(precision, recall, 2 * precision * recall / (precision + recall))
-
-
-def parse_yes_no(prediction: str) -> str | None:
-    """The first whole word "yes" or "no"; None if there is neither ("normal" has neither)."""
-    return next((word for word in strict_tokens(prediction) if word in YES_NO), None)
-
-
-# where the word "a" is a letter: an article stands before a noun, and is a capital only where a sentence begins
-_LETTER_A = re.compile(r"\b[aA]\b(?!['’-]\w|\s+\w)|(?<=[^.!?\s]\s)A\b(?!['’-]\w)|\bA\b(?=\s+(?:is|and|or)\b)")
-
-
-def parse_option(prediction: str, options: Sequence[str]) -> str | None:
-    """The one option that the answer is, or else names as whole words; None if it names none or several.
-
-    A longer option hides a shorter one inside it: "left lung" names "left lung", not also "lung".
-    """
-    if any(strict_tokens(option) == ["a"] for option in options):
-        first, *rest = _LETTER_A.split(prediction)
-        words = strict_tokens(first) + [word for piece in rest for word in ("a", *strict_tokens(piece))]
-    else:
-        words = strict_tokens(prediction)
-    named: set[str] = set()
-    for option in sorted(options, key=lambda option: -len(strict_tokens(option))):
-        wanted = strict_tokens(option)
-        if words == wanted:
-            return option
-        starts = [i for i in range(len(words) - len(wanted) + 1) if wanted and words[i : i + len(wanted)] == wanted]
-        for start in starts:
-            words = [*words[:start], *([""] * len(wanted)), *words[start + len(wanted) :]]
-            named.add(option)
-    return named.pop() if len(named) == 1 else None
-
-
-def is_yes_no(reference: str, options: Sequence[str] = ()) -> bool:
-    """A yes/no question: those are its options, or its options are unknown and its reference is one of the two."""
-    if options:
-        return {option.casefold() for option in options} == YES_NO
-    return strict_tokens(reference) in (["yes"], ["no"])
 
 
 def parse_closed(prediction: str, reference: str, options: Sequence[str] = ()) -> str | None:

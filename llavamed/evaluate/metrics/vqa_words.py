@@ -1,11 +1,15 @@
-"""The word tables of the VQA evaluation code (Antol et al., ICCV 2015), which LLaVA-Med's scorer inherits.
+"""The normaliser of the VQA evaluation code (Antol et al., ICCV 2015), which VQA v2, M4C and LLaVA-Med share.
 
-They are data with the oddities of the original, because official numbers depend on them: `none` is
-the number 0, colon and apostrophe are not punctuation, and `somebody'd` loses its apostrophe while
-every other contraction gains one.
+Its tables are data with the oddities of the original, because official numbers depend on them: `none`
+is the number 0, colon and apostrophe are not punctuation, and `somebody'd` loses its apostrophe while
+every other contraction gains one. Its two steps have their own: whether a mark is deleted or becomes a
+blank is decided on the text as it came, and only the first 32 periods go. Which steps are run, and in
+what order, is where the three scorers differ.
 """
 
 from __future__ import annotations
+
+import re
 
 ARTICLES = frozenset({"a", "an", "the"})
 
@@ -31,3 +35,23 @@ CONTRACTIONS = {
     for at, character in enumerate(word)
     if character == "'"
 } | {"somebody'd": "somebodyd"}
+
+_PERIOD = re.compile(r"\.(?!\d)")  # the original's look-behind `(?!<=\d)` is always true
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIODS_REMOVED = 32  # int(re.UNICODE), passed where `count` belongs
+
+
+def strip_punctuation(text: str) -> str:
+    """`processPunctuation`: 'x-ray' -> 'x ray', but 'x-ray - chest' -> 'xray  chest' and '1,2-di' -> '12di'."""
+    delete_all = _COMMA_IN_NUMBER.search(text) is not None
+    clean = text
+    for mark in PUNCTUATION:
+        at_edge = f"{mark} " in text or f" {mark}" in text
+        clean = clean.replace(mark, "" if at_edge or delete_all else " ")
+    return _PERIOD.sub("", clean, count=_PERIODS_REMOVED)
+
+
+def map_words(text: str) -> str:
+    """`processDigitArticle`: lower case, counts to digits, articles dropped, apostrophes put into contractions."""
+    words = (NUMBERS.get(word, word) for word in text.lower().split())
+    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)

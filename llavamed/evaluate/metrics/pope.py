@@ -1,0 +1,73 @@
+"""POPE (Li et al., EMNLP 2023): "Is there a dog in the image?", asked of things that are there and not.
+
+*Official* is `evaluate.py` of the benchmark (LLaVA's `eval_pope.py` is the same): of the text up to the
+first period, without commas and split at blanks, the answer is "no" if a word is `No`, `no` or `not`,
+and "yes" otherwise. So the empty answer, "NO" and "I cannot tell" are a yes, and nothing fails to parse.
+
+*Strict* takes the first whole word yes or no; without one the answer is wrong, a miss where the object
+is there, and in no case a false alarm.
+
+"yes" is the positive class. The benchmark has three parts (random, popular, adversarial); each gets its
+own `summary`. The original divides by zero for a model that never says yes; here that precision is 0.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from llavamed.evaluate.metrics.strict import parse_yes_no
+
+OFFICIAL = "pope_official/1"
+STRICT = "pope_strict/1"
+WHY_THEY_DIFFER = (
+    "The official script takes every answer without the words no or not in its first sentence as a yes, the empty "
+    "one and 'NO' included; the strict score takes the first whole word yes or no, and an answer without either "
+    "is wrong."
+)
+
+_NEGATIONS = frozenset({"No", "no", "not"})
+
+parse_strict = parse_yes_no
+
+
+def parse_official(prediction: str) -> str:
+    """'yes' or 'no', never None."""
+    words = prediction.split(".", 1)[0].replace(",", "").split(" ")
+    return "yes" if _NEGATIONS.isdisjoint(words) else "no"
+
+
+def official_accuracy(prediction: str, reference: str) -> float:
+    return float(parse_official(prediction) == _label(reference))
+
+
+def strict_accuracy(prediction: str, reference: str) -> float:
+    return float(parse_strict(prediction) == _label(reference))
+
+
+def summary(pairs: Iterable[tuple[str | None, str]]) -> dict[str, float]:
+    """{accuracy, precision, recall, f1, yes_ratio}, each 0-1, of pairs (parsed choice or None, reference).
+
+    Raises ValueError without pairs. A ratio of nothing is 0.
+    """
+    table = Counter((choice, _label(reference)) for choice, reference in pairs)
+    if not table:
+        raise ValueError("no answers; give one pair of (parsed choice, reference) a question")
+    hits = table["yes", "yes"]
+    said = sum(count for (choice, _), count in table.items() if choice == "yes")
+    there = sum(count for (_, label), count in table.items() if label == "yes")
+    return {
+        "accuracy": (hits + table["no", "no"]) / table.total(),
+        "precision": hits / said if said else 0.0,
+        "recall": hits / there if there else 0.0,
+        "f1": 2 * hits / (said + there) if hits else 0.0,
+        "yes_ratio": said / table.total(),
+    }
+
+
+def _label(reference: str) -> str:
+    """The script counts every label but "no" as a yes; a label that is neither is an error here."""
+    label = reference.strip().casefold()
+    if label not in ("yes", "no"):
+        raise ValueError(f"reference {reference!r}: POPE's labels are yes and no")
+    return label

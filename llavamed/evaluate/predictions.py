@@ -1,0 +1,283 @@
+"""Answers in the files that people have, matched to a benchmark's questions.
+
+Read are JSON lines (ours, LLaVA's answer files, POPE's), a JSON list or an object of id -> answer (VQA's and GQA's
+results, MMMU's `total_val_output.json`, OmniMedVQA's `pred_dict`), CSV and TSV (PMC-VQA, MedMCQA's submission,
+VLMEvalKit), and folders: `<Subject>/output.json` of MMMU, `<subtask>.txt` of MME, or pieces of any of these. What
+stands under which key differs, so the keys are tables, in order of trust: in MMMU's files `answer` is the
+reference, in VQA's it is the answer.
+
+The hard thing is to lose nothing silently. Every question needs exactly one row: missing, repeated and unknown ids
+are an error that names them all at once. An id that the benchmark knows under another name (`aliases`; LLaVA's
+files name MME's and TextVQA's questions by picture, so the question's text is looked at too) is translated; one of
+the same data that is not asked here (`beside`: SLAKE's other language) is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from llavamed.errors import InputError
+from llavamed.evaluate.benchmarks import Benchmark
+from llavamed.evaluate.benchmarks.files import objects, read_json, read_table
+from llavamed.manifest import file_sha256, fingerprint
+from llavamed.records import Prediction, Question, read_jsonl
+
+Row = Mapping[str, Any]
+Rows = Iterable[Row | Prediction]
+
+ID_KEYS = ("id", "question_id", "questionId", "qid", "index", "study_id")
+TEXT_KEYS = ("text", "prediction", "model_pred", "response", "pred", "report", "answer")
+_NUMBERED = "Prediction (correct option)"  # MedMCQA's submission: 1 is A
+_QUESTION_KEYS = ("prompt", "question")  # where a file repeats what was asked
+# columns of text beside an answer that are no prediction: ids, what was asked with, and who answered
+_ANSWERER = ("answer_id", "model_id", "model")
+_NO_TEXT = {*ID_KEYS, *TEXT_KEYS, *_QUESTION_KEYS, *_ANSWERER, _NUMBERED} | {
+    *("image", "image_id", "image_name", "img_name", "img_id", "answer_type", "failed", "control", "category"),
+    *("split", "dataset", "subject", "type", "question_type", "metadata", "label"),
+}
+_SUSPECT = 20  # answers; so many without one that differs in a letter from the reference are the references
+_TOLD = 5  # ids of each kind in an error
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file or folder of answers. Raises InputError naming the file for what is none of the formats."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file; give a file or folder of answers")
+    if path.is_dir():
+        return [row for file in _files(path) for row in (_mme(file) if file.suffix == ".txt" else read(file))]
+    if path.suffix in (".csv", ".tsv"):
+        return [dict(row) for row in read_table(path)]
+    if path.suffix == ".json" and _first(path) in "[{":
+        lines = _json_lines(path)
+        return lines if lines is not None else _json(path)
+    return list(read_jsonl(path))
+
+
+def sha256(path: Path) -> str:
+    """Of a file; of a folder, over its files."""
+    if path.is_dir():
+        return fingerprint([(str(file.relative_to(path)), file_sha256(file)) for file in _files(path)])
+    return file_sha256(path)
+
+
+def match(
+    benchmark: Benchmark, rows: Rows, where: str, by_order: bool = False, control: str = "real"
+) -> list[Prediction]:
+    """One prediction a question, in the benchmark's order; with `by_order` ids are ignored.
+
+    Raises InputError for rows without an answer or made under another control than `control`, for references given as
+    answers, and for missing, repeated or unknown ids.
+    """
+    rows = list(rows)
+    known = {question.id for question in benchmark.questions}
+    answers = [_prediction(row, benchmark, known, where, number, by_order) for number, row in enumerate(rows, 1)]
+    _made_under(control, answers, where)
+    _no_references(benchmark, rows, answers, where)
+    matched = _by_order(benchmark, answers, where) if by_order else _by_id(benchmark, known, answers, where)
+    asked = [question.question for question in benchmark.questions]
+    if any(asked) and [prediction.text.strip() for prediction in matched] == asked:
+        raise InputError(f"{where}: every answer is the question itself; give the answers, not the benchmark's file")
+    return matched
+
+
+def with_options(benchmark: Benchmark, rows: Sequence[Row | Prediction], where: str) -> Benchmark:
+    """The benchmark with the options that MMMU's output files repeat, where its own data (the answer key) has none.
+
+    Raises InputError if a row's reference is not the benchmark's: the files are of different versions then.
+    """
+    bare = {question.id: question for question in benchmark.questions if question.letter and not question.options}
+    found: dict[str, Question] = {}
+    for row in rows if bare else ():
+        if isinstance(row, Prediction) or not isinstance(row.get("index2ans"), dict):
+            continue
+        question = bare.get(str(row.get("id")))
+        if question is None:
+            continue
+        if row.get("answer") != question.letter:
+            raise InputError(
+                f"{where}: {question.id} has the reference {row.get('answer')!r}, the benchmark {question.letter!r}; "
+                "they are of different versions"
+            )
+        texts = row["index2ans"]
+        options = tuple(str(texts.get(letter, "")) for letter in ascii_uppercase[: len(texts)])
+        found[question.id] = replace(question, options=options, answer=str(texts.get(question.letter, question.letter)))
+    questions = tuple(found.get(question.id, question) for question in benchmark.questions)
+    return replace(benchmark, questions=questions) if found else benchmark
+
+
+# ---------------------------------------------------------------- files
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of answers in a folder, by the first of these layouts that is there."""
+    for pattern in ("*/output.json", "*.txt", "*.jsonl", "*.json", "*.csv", "*.tsv"):
+        found = sorted(folder.glob(pattern))
+        if found:
+            return found
+    raise InputError(
+        f"{folder}: holds no answers; give a .jsonl, .json or .csv file, or a folder of them, of MMMU's "
+        "<Subject>/output.json or of MME's <subtask>.txt"
+    )
+
+
+def _first(path: Path) -> str:
+    with path.open(encoding="utf-8-sig", errors="replace") as text:
+        return text.read(64).lstrip()[:1] or " "
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]] | None:
+    """The rows of JSON lines under the name .json, as POPE has them; None if the file is one JSON value."""
+    with path.open(encoding="utf-8-sig", errors="replace") as text:
+        try:
+            first = json.loads(text.readline())
+        except json.JSONDecodeError:
+            return None
+        more = any(line.strip() for line in text)
+    return list(read_jsonl(path)) if more and isinstance(first, dict) else None
+
+
+def _json(path: Path) -> list[dict[str, Any]]:
+    body = read_json(path)
+    if isinstance(body, dict):
+        inner = next(
+            (body[key] for key in ("pred_dict", "results", "answers") if isinstance(body.get(key), list)), None
+        )
+        if inner is None and any(key in body for key in ID_KEYS):
+            return [body]  # one row alone
+        if inner is None:
+            return [{"id": id, **row} if isinstance(row, dict) else {"id": id, "text": row} for id, row in body.items()]
+        body = inner
+    return objects(body, f"{path}: must be a list of objects, or an object of id: answer")
+
+
+def _mme(path: Path) -> list[dict[str, Any]]:
+    """MME's result files: picture, question, reference and answer with tabs between, a file a subtask."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        cells = line.split("\t", 3)
+        if len(cells) != 4:
+            raise InputError(
+                f"{path}:{number}: {len(cells)} cells; MME's results have picture, question, reference, answer"
+            )
+        rows.append({"id": f"{path.stem}/{cells[0]}", "question": cells[1], "text": cells[3]})
+    return rows
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _prediction(
+    row: Row | Prediction, benchmark: Benchmark, known: set[str], where: str, number: int, by_order: bool
+) -> Prediction:
+    if isinstance(row, Prediction):
+        return row
+    id_key = next((key for key in ID_KEYS if row.get(key) is not None), None)
+    if id_key is None and not by_order:
+        raise InputError(f"{where}: row {number} has no id ({', '.join(ID_KEYS)}); add it, or match with --by-order")
+    return Prediction(
+        id=_own_id(row, str(row[id_key]).strip(), benchmark, known) if id_key else str(number),
+        text=_text(row, where, number),
+        failed=str(row.get("failed") or ""),
+        control=str(row.get("control") or "real"),
+    )
+
+
+def _made_under(control: str, answers: Sequence[Prediction], where: str) -> None:
+    """A row that does not say how it was asked counts as real; controls made elsewhere need not say it."""
+    others = Counter(answer.control for answer in answers if answer.control not in (control, "real"))
+    if others:
+        name, count = others.most_common(1)[0]
+        raise InputError(
+            f"{where}: {count} answers were made under the control {name!r} and are given as {control!r}; give them "
+            f"with --control {name}=FILE"
+        )
+
+
+def _no_references(
+    benchmark: Benchmark, rows: Sequence[Row | Prediction], answers: Sequence[Prediction], where: str
+) -> None:
+    """`answer` is the reference in many files: where another column could be the prediction, or all of them are to
+    the letter what is right and no model is named, it is not taken for the answers."""
+    told = [row for row in rows if not isinstance(row, Prediction) and _text_key(row) == "answer"]
+    if not told:
+        return
+    columns = sorted({key for row in told for key, value in row.items() if isinstance(value, str)} - _NO_TEXT)
+    if columns:
+        raise InputError(
+            f"{where}: the answers may stand under 'answer' or under {', '.join(map(repr, columns))}; rename the "
+            f"predictions' column to {TEXT_KEYS[0]!r}"
+        )
+    if len(told) < max(len(rows), _SUSPECT) or any(row.get(key) for row in told for key in _ANSWERER):
+        return
+    right = {question.id: {question.answer, *question.references, question.letter} for question in benchmark.questions}
+    if all(answer.text in right.get(answer.id, ()) for answer in answers):
+        raise InputError(
+            f"{where}: every text under 'answer' is the reference itself; if these are predictions, rename the column "
+            f"to {TEXT_KEYS[0]!r}"
+        )
+
+
+def _text_key(row: Row) -> str | None:
+    return next((key for key in TEXT_KEYS if row.get(key) is not None), None)
+
+
+def _text(row: Row, where: str, number: int) -> str:
+    numbered = str(row.get(_NUMBERED, "")).strip()
+    if numbered in tuple("12345678"):
+        return ascii_uppercase[int(numbered) - 1]
+    key = _text_key(row)
+    if key is None and row.get("failed"):
+        return ""
+    if key is None:
+        raise InputError(f"{where}: row {number} has no answer; put it under one of {', '.join(TEXT_KEYS)}")
+    return str(row[key])
+
+
+def _own_id(row: Row, id: str, benchmark: Benchmark, known: set[str]) -> str:
+    if id in known or id in benchmark.beside or not benchmark.aliases:
+        return id
+    lines = str(next((row[key] for key in _QUESTION_KEYS if row.get(key)), "")).strip().splitlines()
+    asked = lines[0].strip() if lines else ""
+    return benchmark.aliases.get(id) or benchmark.aliases.get(f"{id}\n{asked}".casefold()) or id
+
+
+def _by_order(benchmark: Benchmark, answers: Sequence[Prediction], where: str) -> list[Prediction]:
+    if len(answers) != len(benchmark.questions):
+        raise InputError(
+            f"{where}: {len(answers)} rows, but {benchmark.name} {benchmark.split} has {len(benchmark.questions)} "
+            "questions; by order there must be one row for each"
+        )
+    return list(answers)
+
+
+def _by_id(benchmark: Benchmark, known: set[str], answers: Sequence[Prediction], where: str) -> list[Prediction]:
+    by_id: dict[str, Prediction] = {}
+    repeated: list[str] = []
+    for answer in answers:
+        if answer.id in benchmark.beside:
+            continue
+        if answer.id in by_id:
+            repeated.append(answer.id)
+        by_id[answer.id] = answer
+    problems = {
+        "missing": [question.id for question in benchmark.questions if question.id not in by_id],
+        "repeated": repeated,
+        "unknown": [id for id in by_id if id not in known],
+    }
+    found = [
+        f"{len(ids)} {kind} ids (first: {', '.join(ids[:_TOLD])})"
+        for kind, ids in problems.items()
+        if ids  # each kind is a different mistake, and all are told at once
+    ]
+    if found:
+        raise InputError(
+            f"{where}: {'; '.join(found)}; {benchmark.name} {benchmark.split} needs exactly one answer for each of its "
+            f"{len(known)} questions (check the split, or match by position with --by-order)"
+        )
+    return [by_id[question.id] for question in benchmark.questions]

@@ -1,0 +1,309 @@
+"""Many calls: none is paid for twice, none takes its neighbours along, and the bill stays within its bound."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llavamed.errors import InputError
+from llavamed.instruct import answer
+from llavamed.instruct import ask as ask_module
+from llavamed.instruct.ask import DECLINED, FAILED, NOT_IN_FORM, Call, Outcome, ask
+from llavamed.instruct.endpoint import connect
+from llavamed.instruct.journal import Journal
+from llavamed.instruct.prices import Bill, Price
+from llavamed.records import read_jsonl
+from tests.instruct.conftest import Endpoint as Server
+from tests.instruct.conftest import Said
+
+SIMULATED = Path(__file__).resolve().parents[2] / "benchmarks" / "endpoint.py"
+
+
+def _calls(count: int, url: str, max_tokens: int = 100) -> Iterator[Call]:
+    for number in range(count):
+        messages = [{"role": "user", "content": f"record {number}"}]
+        body = {"model": "m", "messages": messages, "seed": 1, "temperature": 0.0, "max_tokens": max_tokens}
+        yield Call(f"k{number}", url, body)
+
+
+def _number(body: dict[str, Any]) -> int:
+    return int(body["messages"][-1]["content"].split()[1])
+
+
+def _right(text: str) -> bool:
+    return answer.read(text) is not None
+
+
+def _ask(
+    server: Server | str, path: Path, count: int, max_cost: float | None = None, timeout_seconds: float = 30.0
+) -> Outcome:
+    url = server if isinstance(server, str) else server.url
+    with Journal(path) as journal:
+        bill = Bill(journal, Price(10.0, 100.0) if max_cost else None, max_cost)
+        made = connect(url, "m", "teacher", "LLAVAMED_TEACHER_KEY", timeout_seconds)
+        return ask(_calls(count, made.where), made, journal, _right, bill=bill, at_most=32, total=count)
+
+
+def _answered(path: Path) -> list[str]:
+    return [row["pair"] for row in read_jsonl(path) if "answer" in row and _right(row["answer"])]
+
+
+def test_a_second_run_asks_nothing_and_a_larger_one_only_what_is_new(endpoint: Server, tmp_path: Path) -> None:
+    assert _ask(endpoint, tmp_path / "j", 20).answered == 20
+    again = _ask(endpoint, tmp_path / "j", 20)
+    assert (again.answered, again.calls, len(endpoint.requests)) == (0, 0, 20)
+    assert _ask(endpoint, tmp_path / "j", 25).calls == 5
+
+
+def test_one_call_goes_out_alone_until_a_right_answer_has_come(endpoint: Server, tmp_path: Path) -> None:
+    most = under_way = 0
+
+    def reply(body: dict[str, Any]) -> Said:
+        nonlocal most, under_way
+        most = max(most, len(endpoint.requests)) if under_way == 0 else most
+        under_way += 1
+        return Said()
+
+    endpoint.reply = reply
+    _ask(endpoint, tmp_path / "j", 20)
+    assert most == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (Said("x", 413), DECLINED),
+        (Said("oops", 500), FAILED),
+        (Said("prose, no JSON"), NOT_IN_FORM),
+        (Said(finish="content_filter"), DECLINED),
+        (Said(""), NOT_IN_FORM),
+        (Said('{"turns": "none"}'), NOT_IN_FORM),
+    ],
+)
+def test_defect_1_a_failing_record_is_counted_and_its_neighbours_are_kept(
+    endpoint: Server, tmp_path: Path, said: Said, kind: str
+) -> None:
+    endpoint.reply = lambda body: said if _number(body) == 7 else Said()
+    found = _ask(endpoint, tmp_path / "j", 20)
+    assert {key: name for key, (name, _) in found.failed.items()} == {"k7": kind}
+    assert sorted(_answered(tmp_path / "j")) == sorted(f"k{n}" for n in range(20) if n != 7)
+
+
+@pytest.mark.parametrize(
+    "said", [Said("slow down", 429, {"retry-after": "0.01"}), Said("oops", 503), Said("wait", 408)]
+)
+def test_what_another_try_may_mend_is_tried_again(endpoint: Server, tmp_path: Path, said: Said) -> None:
+    seen: Counter[int] = Counter()
+
+    def reply(body: dict[str, Any]) -> Said:
+        seen[_number(body)] += 1
+        return Said() if seen[_number(body)] == 2 else said
+
+    endpoint.reply = reply
+    assert _ask(endpoint, tmp_path / "j", 10).answered == 10
+    assert set(seen.values()) == {2}
+
+
+def test_what_another_try_cannot_mend_is_not_tried_again(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said("too large", 413) if _number(body) % 2 else Said()
+    assert _ask(endpoint, tmp_path / "j", 10).calls == 10
+
+
+def test_an_answer_in_another_form_is_kept_and_the_question_put_with_another_seed(
+    endpoint: Server, tmp_path: Path
+) -> None:
+    endpoint.reply = lambda body: Said() if body["seed"] == 2 or _number(body) != 3 else Said("oops")
+    assert _ask(endpoint, tmp_path / "j", 5).answered == 5
+    asked = [(body["seed"], body["temperature"]) for body in endpoint.requests if _number(body) == 3]
+    assert asked[0] == (1, 0.0)
+    assert asked[1][0] == 2
+    assert asked[1][1] > 0
+    assert len(list(read_jsonl(tmp_path / "j"))) == 6
+    assert _ask(endpoint, tmp_path / "j", 5).calls == 0
+
+
+def test_a_record_that_was_never_right_is_not_paid_for_again(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said("oops") if _number(body) == 3 else Said()
+    for calls in (7, 0):
+        found = _ask(endpoint, tmp_path / "j", 5)
+        assert (found.calls, found.failed["k3"][0]) == (calls, NOT_IN_FORM)
+
+
+def test_records_that_are_known_to_fail_do_not_look_like_an_endpoint_that_fails(
+    endpoint: Server, tmp_path: Path
+) -> None:
+    endpoint.reply = lambda body: Said("oops") if 5 <= _number(body) < 20 else Said()
+    assert len(_ask(endpoint, tmp_path / "j", 30).failed) == 15
+    again = _ask(endpoint, tmp_path / "j", 40)
+    assert (again.calls, again.answered, len(again.failed)) == (10, 10, 15)
+
+
+def test_an_endpoint_that_only_fails_is_left_with_the_reason(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said("I am a teapot", 413)
+    with pytest.raises(InputError, match=r"first 10 pairs \(.*I am a teapot\)"):
+        _ask(endpoint, tmp_path / "j", 100)
+    assert len(endpoint.requests) == 10
+
+
+def test_an_address_where_nobody_answers_is_left_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ask_module, "BACKOFF_SECONDS", 0.001)
+    with pytest.raises(InputError, match=r"no answer \(.*\); is the address right, and is it up"):
+        _ask("http://127.0.0.1:9/v1", tmp_path / "j", 100)
+
+
+def test_what_would_fail_every_record_ends_it_at_the_first_call(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said("no", 401)
+    with pytest.raises(InputError, match="key was refused"):
+        _ask(endpoint, tmp_path / "j", 100)
+    assert len(endpoint.requests) == 1
+
+
+def test_credit_that_ends_in_the_middle_keeps_what_was_answered(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) <= 30 else Said("insufficient_quota", 429)
+    with pytest.raises(InputError, match="no credit left"):
+        _ask(endpoint, tmp_path / "j", 100)
+    assert len(_answered(tmp_path / "j")) == 30
+    endpoint.reply = lambda body: Said()
+    assert _ask(endpoint, tmp_path / "j", 100).answered == 70
+
+
+def test_an_endpoint_that_goes_down_is_left_and_one_that_says_tomorrow_too(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ask_module, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(ask_module, "TRIES", 1000)
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) <= 20 else Said("down", 503)
+    with pytest.raises(InputError, match=r"50 calls in a row without an answer \(.*down"):
+        _ask(endpoint, tmp_path / "j", 100)
+    assert len(_answered(tmp_path / "j")) == 20
+    endpoint.reply = lambda body: Said("come back", 429, {"retry-after": "36000"})
+    with pytest.raises(InputError, match="come back in 1"):
+        _ask(endpoint, tmp_path / "j", 100)
+
+
+def test_the_bill_stays_within_its_bound_and_more_money_goes_on(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said(usage=(1000, 100))  # 0.02 a call, 0.0101 of it for the answer at most
+    found = _ask(endpoint, tmp_path / "j", 100, max_cost=1.0)
+    assert found.over_cost
+    assert not found.failed
+    with Journal(tmp_path / "j", writable=False) as journal:
+        spent = Price(10.0, 100.0).of(*journal.tokens)
+    assert 0.9 < spent <= 1.0
+    more = _ask(endpoint, tmp_path / "j", 100, max_cost=3.0)
+    assert not more.over_cost
+    assert more.calls == 100 - found.calls
+
+
+def test_ctrl_c_waits_for_what_is_paid_for_and_begins_nothing(tmp_path: Path) -> None:
+    with _simulated(scale=0.2) as url:
+        process = _process(tmp_path / "j", 200, url)
+        while _size(tmp_path / "j") < 30:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        assert "waiting for" in output
+        assert "KeyboardInterrupt" in output
+        stats = _stats(url)
+        assert stats["records"] == len(_answered(tmp_path / "j")) < 200
+        assert "caller hung up" not in stats["calls"]
+
+
+def test_killed_at_any_moment_nothing_is_asked_again_that_was_answered(tmp_path: Path) -> None:
+    """The full proof, at full size and with the whole stage, is benchmarks/instruct.py."""
+    rng = random.Random(3)
+    with _simulated(scale=0.1) as url:
+        for _ in range(2):
+            before = _size(tmp_path / "j")
+            process = _process(tmp_path / "j", 120, url)
+            while _size(tmp_path / "j") < before + 10 and process.poll() is None:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 0.3))
+            process.kill()
+            process.communicate()
+        assert _ask(url, tmp_path / "j", 120, timeout_seconds=2.0).calls > 0
+        stats = _stats(url)
+    requests = Counter(row["request"] for row in read_jsonl(tmp_path / "j") if "answer" in row)
+    assert max(requests.values()) == 1
+    assert sorted(_answered(tmp_path / "j")) == sorted(f"k{n}" for n in range(120))
+    calls = Counter(stats["calls"])
+    whole_and_lost = calls["answered"] + calls["malformed"] - len(requests)  # whole at the moment of a kill
+    faults = sum(calls[name] for name in ("refused", "error", "hang", "malformed", "cut"))
+    assert calls.total() == 120 + faults + calls["caller hung up"] + whole_and_lost
+    assert 0 <= whole_and_lost <= 2 * stats["most"]
+
+
+def test_a_process_that_slept_does_not_take_its_own_silence_for_the_endpoints(endpoint: Server, tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Said:
+        time.sleep(0.05)
+        return Said()
+
+    def right(text: str) -> bool:
+        if len(endpoint.requests) == 5:
+            time.sleep(2.5)  # longer than the limit, with others under way
+        return True
+
+    endpoint.reply = reply
+    with Journal(tmp_path / "j") as journal:
+        made = connect(endpoint.url, "m", "teacher", "LLAVAMED_TEACHER_KEY", 1.0)
+        found = ask(_calls(40, made.where), made, journal, right, bill=Bill(journal, None), at_most=8)
+    assert (found.answered, found.calls, dict(found.broken)) == (40, 40, {})
+
+
+def test_it_runs_inside_a_loop_that_runs_already(endpoint: Server, tmp_path: Path) -> None:
+    async def notebook() -> Outcome:
+        return _ask(endpoint, tmp_path / "j", 5)
+
+    assert asyncio.run(notebook()).answered == 5
+
+
+# --- a process of its own ----------------------------------------------------------------------------------------
+
+
+class _simulated:
+    """The benchmark's endpoint with all its faults, in a process."""
+
+    def __init__(self, scale: float) -> None:
+        self._command = [sys.executable, str(SIMULATED), "--scale", str(scale)]
+
+    def __enter__(self) -> str:
+        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        return f"http://127.0.0.1:{int(self._process.stdout.readline())}/v1"
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def _stats(url: str) -> dict[str, Any]:
+    import urllib.request
+
+    with urllib.request.urlopen(f"{url}/stats", timeout=10) as reply:
+        body: dict[str, Any] = json.load(reply)
+    return body
+
+
+def _size(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.is_file() else 0
+
+
+def _process(path: Path, count: int, url: str) -> subprocess.Popen[str]:
+    root = Path(__file__).resolve().parents[2]
+    arguments = f"{url!r}, pathlib.Path({str(path)!r}), {count}, timeout_seconds=2.0"
+    code = f"import pathlib, tests.instruct.test_ask as t; t._ask({arguments})"
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+    )  # fmt: skip

@@ -1,0 +1,137 @@
+"""The plan of a run, and batch files out and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llavamed.demo.truth import Truth
+from llavamed.errors import InputError
+from llavamed.instruct import batch
+from llavamed.instruct.generate import generate
+from llavamed.instruct.offline import export_batch, import_batch, plan
+from llavamed.instruct.prices import price_of
+from llavamed.recipe import InstructSection
+from llavamed.records import Pair, read_conversations, read_jsonl
+from tests.instruct.conftest import TURNS, Endpoint, Said
+
+SECTION = InstructSection(teacher="http://localhost:1/v1", teacher_model="gpt-4o-mini-2024-07-18")
+
+
+@pytest.fixture
+def corpus(world: list[tuple[Truth, Pair]], make_corpus: Callable[..., Path]) -> Path:
+    return make_corpus([replace(p, caption=f"{p.caption} Case {n}.") for n, (_, p) in enumerate(world[:40])])
+
+
+def _answer(request: dict[str, Any], text: str = json.dumps(TURNS)) -> dict[str, Any]:
+    body = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 1000, "completion_tokens": 30}}
+    return {"custom_id": request["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_dry_run_counts_calls_tokens_and_cost_and_touches_nothing(corpus: Path, tmp_path: Path) -> None:
+    found = plan(corpus, tmp_path / "out", SECTION.model_copy(update={"count": 20}), seed=0)
+    assert (found.pairs, found.calls, found.answered) == (20, 20, 0)
+    assert 1000 < found.tokens_in / 20 < 2500
+    assert 40 < found.tokens_out / 20 < 400
+    assert found.cost == pytest.approx((found.tokens_in * 0.15 + found.tokens_out * 0.60) / 1e6)
+    assert found.batch_cost == pytest.approx(found.cost / 2)
+    assert not (tmp_path / "out").exists()
+    unknown = plan(corpus, tmp_path / "out", SECTION.model_copy(update={"teacher_model": "local"}), seed=0)
+    assert unknown.cost is None
+    assert "instruct.price" in str(unknown.table())
+    assert plan(corpus, tmp_path / "out", InstructSection(), seed=0).calls == 0
+
+
+def test_a_dry_run_knows_what_is_answered_and_learns_how_long_answers_are(
+    corpus: Path, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    section = SECTION.model_copy(update={"teacher": endpoint.url})
+    endpoint.reply = lambda body: Said(usage=(1000, 77))
+    generate(corpus, tmp_path / "out", section.model_copy(update={"count": 25}), seed=0)
+    found = plan(corpus, tmp_path / "out", section, seed=0)
+    assert (found.answered, found.calls, found.tokens_out) == (25, 15, 15 * 77)
+
+
+def test_dated_versions_have_their_models_price_and_other_models_do_not() -> None:
+    assert price_of("gpt-4o-2024-08-06") == price_of("openai/gpt-4o") == price_of("GPT-4o")
+    assert price_of("gpt-4o-mini") != price_of("gpt-4o")
+    assert price_of("gpt-5-pro") is None
+    assert price_of("llama") is None
+    own = price_of("llama", (1.0, 2.0))
+    assert own is not None
+    assert own.of(1e6, 1e6) == 3.0
+
+
+def test_a_batch_goes_out_and_comes_back_as_if_it_had_been_asked(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    files, number = export_batch(corpus, out, SECTION, 0, tmp_path / "batch")
+    requests = [row for path in files for row in read_jsonl(path)]
+    assert number == len(requests) == len({row["custom_id"] for row in requests}) == 40
+    assert {(row["method"], row["url"]) for row in requests} == {("POST", "/v1/chat/completions")}
+    assert requests[0]["body"]["model"] == SECTION.teacher_model
+    results = _write(tmp_path / "results.jsonl", [_answer(row) for row in requests])
+    counts, missing = import_batch(corpus, out, SECTION, 0, [results])
+    assert (dict(counts), missing) == ({"answers": 40}, 0)
+    made = generate(corpus, out, SECTION, seed=0)  # nobody listens at that address
+    assert made.counts["instruct"] == len(list(read_conversations(out / "instruct.jsonl"))) == 40
+    assert made.extra["asked"]["tokens_out"] == 40 * 30
+    counts, missing = import_batch(corpus, out, SECTION, 0, [results])
+    assert dict(counts) == {"known already": 40}
+
+
+def test_what_a_batch_did_not_answer_is_told_and_goes_into_the_next(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    files, _ = export_batch(corpus, out, SECTION, 0, tmp_path / "batch")
+    requests = list(read_jsonl(files[0]))
+    rows = [_answer(row) for row in requests[5:]]
+    rows.append({"custom_id": requests[0]["custom_id"], "response": None, "error": {"code": "batch_expired"}})
+    rows.append({"custom_id": requests[1]["custom_id"], "response": {"status_code": 500, "body": {"error": "x"}}})
+    rows.append({"custom_id": requests[2]["custom_id"], "response": {"status_code": 200, "body": {}}, "error": None})
+    rows.append(_answer(requests[3], "oops"))
+    counts, missing = import_batch(corpus, out, SECTION, 0, [_write(tmp_path / "results.jsonl", rows)])
+    assert missing == 5
+    assert dict(counts) == {"answers": 36, "error: batch_expired": 1, "status 500: x": 1, "no chat completion": 1}
+    files, number = export_batch(corpus, out, SECTION, 0, tmp_path / "second")
+    again = list(read_jsonl(files[0]))
+    assert number == 5
+    assert {row["custom_id"] for row in again} & {row["custom_id"] for row in requests} == {
+        requests[n]["custom_id"] for n in (0, 1, 2, 4)
+    }  # the fifth is put another way
+
+
+def test_files_stay_within_what_vendors_take(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 15)
+    files, _ = export_batch(corpus, tmp_path / "out", SECTION, 0, tmp_path / "batch")
+    assert [len(list(read_jsonl(path))) for path in files] == [15, 15, 10]
+    monkeypatch.setattr(batch, "MAX_BYTES", 30_000)
+    files, _ = export_batch(corpus, tmp_path / "out", SECTION, 0, tmp_path / "small")
+    assert max(path.stat().st_size for path in files) <= 30_000
+    assert sum(len(list(read_jsonl(path))) for path in files) == 40
+
+
+@pytest.mark.parametrize(
+    "line", ['{"custom_id": "request-1", "response": {}}', "{}", '{"custom_id": 3, "error": 1}', "x"]
+)
+def test_a_file_that_is_no_result_of_ours_is_an_input_error(corpus: Path, tmp_path: Path, line: str) -> None:
+    (tmp_path / "r.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=r"r\.jsonl:1"):
+        import_batch(corpus, tmp_path / "out", SECTION, 0, [tmp_path / "r.jsonl"])
+
+
+def test_bad_places_for_batch_files(corpus: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").write_text("mine")
+    with pytest.raises(InputError, match="not an empty folder"):
+        export_batch(corpus, tmp_path / "out", SECTION, 0, tmp_path / "full")
+    with pytest.raises(InputError, match="template"):
+        export_batch(corpus, tmp_path / "out", InstructSection(), 0, tmp_path / "batch")

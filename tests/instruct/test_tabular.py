@@ -1,0 +1,117 @@
+"""Tables of image, question and answer, as people keep them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from llavamed.errors import InputError
+from llavamed.instruct.formats import import_file, problems
+from llavamed.records import assistant, user
+
+
+def _csv(path: Path, *rows: tuple[str, ...], delimiter: str = ",") -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter).writerows(rows)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "delimiter"),
+    [
+        ("a.csv", ("image", "question", "answer"), ","),
+        ("a.csv", ("Image_Name", "Question", "Label"), ";"),
+        ("a.tsv", ("img", "query", "response"), "\t"),
+    ],
+)
+def test_usual_column_names_and_delimiters_are_understood(
+    tmp_path: Path, name: str, head: tuple[str, ...], delimiter: str
+) -> None:
+    path = _csv(tmp_path / name, head, ("a.png", "Is it large, or not?", "No;\nsmall."), delimiter=delimiter)
+    (talk,) = import_file(path, "table")
+    assert talk.messages == (user("Is it large, or not?", images=1), assistant("No;\nsmall."))
+    assert (talk.images, talk.id, problems(talk)) == (("a.png",), "a-1", [])
+
+
+def test_json_and_json_lines_are_tables_too(tmp_path: Path) -> None:
+    rows = [
+        {"image": "a.png", "question": "How many?", "answer": 2, "id": 7},
+        {"image": "b.png", "q": 1, "question": "What?", "answer": "x"},
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    array, lines = (import_file(tmp_path / name, "table") for name in ("a.json", "a.jsonl"))
+    assert [(c.id, c.messages) for c in array] == [(c.id, c.messages) for c in lines]
+    assert [c.id for c in array] == ["7", "a-2"]
+    assert array[0].messages[1].text == "2"
+
+
+def test_other_names_are_given(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", ("scan", "q", "a"), ("a.png", "What?", "A cyst."))
+    with pytest.raises(InputError, match=r"no column for image, question, answer among 'scan', 'q', 'a'.*--columns"):
+        import_file(path, "table")
+    names = {"image": "scan", "question": "q", "answer": "a"}
+    assert import_file(path, "table", columns=names)[0].images == ("a.png",)
+    with pytest.raises(InputError, match="not one of image"):
+        import_file(path, "table", columns={**names, "picture": "scan"})
+
+
+def test_rows_of_one_conversation_become_its_turns(tmp_path: Path) -> None:
+    path = _csv(
+        tmp_path / "a.csv",
+        ("conversation", "image", "question", "answer"),
+        ("t", "a.png", "What?", "A cyst."),
+        ("u", "b.png", "Where?", "Left."),
+        ("t", "a.png", "Large?", "No."),
+    )
+    talks = {talk.id: talk for talk in import_file(path, "table")}
+    assert [m.text for m in talks["t"].messages] == ["What?", "A cyst.", "Large?", "No."]
+    assert [m.num_images for m in talks["t"].messages] == [1, 0, 0, 0]
+    assert problems(talks["t"]) == problems(talks["u"]) == []
+
+
+def test_a_mark_in_the_question_says_where_the_image_stands(tmp_path: Path) -> None:
+    path = _csv(tmp_path / "a.csv", ("image", "question", "answer"), ("a.png", "What is it? <image>", "A cyst."))
+    assert [part["type"] for part in import_file(path, "table")[0].messages[0].content] == ["text", "image"]
+
+
+def test_every_problem_is_listed_with_its_line(tmp_path: Path) -> None:
+    path = _csv(
+        tmp_path / "a.csv",
+        ("image", "question", "answer", "id"),
+        ("a.png", "What\nis it?", "A cyst.", "1"),
+        ("a.png", "What?", " ", "2"),
+        ("", "What?", "A cyst.", "3"),
+        ("gone.png", "What?", "A cyst.", "4"),
+        ("a.png", "<image> What? <image>", "A cyst.", "5"),
+        ("a.png", "What?", "A cyst."),
+        ("a.png", "What?", "A cyst.", "1"),
+    )
+    (tmp_path / "a.png").write_bytes(b"x")
+    with pytest.raises(InputError) as caught:
+        import_file(path, "table", tmp_path)
+    for part in (
+        "6 problems",
+        "line 4: empty answer",
+        "line 5: empty image",
+        "line 6 (id '4'): no image 'gone.png'",
+        "line 7 (id '5'): turn 1: <image> written out in the text",
+        "line 8: 3 cells under 4 column names",
+        "line 9 (id '1'): the id occurs twice",
+    ):
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quote_that_is_never_closed_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('image,question,answer\na.png,"What?,A cyst.\n')
+    with pytest.raises(InputError, match=r"a\.csv:2: not a table"):
+        import_file(tmp_path / "a.csv", "table")
+
+
+def test_a_head_alone_holds_no_conversation(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no conversations"):
+        import_file(_csv(tmp_path / "a.csv", ("image", "question", "answer")), "table")
