@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from llavamed.corpus.output import Output
@@ -41,14 +43,31 @@ def run(units: Sequence[Unit], out: Output, engine: str, workers: int | None) ->
 def _in_pool(units: Sequence[Unit], out: Output, workers: int) -> Iterator[tuple[Unit, Tally]]:
     # spawned, not forked: a fork copies the locks of whatever threads the caller has
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         futures = {pool.submit(make, unit, out): unit for unit in units}
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
+        except BrokenProcessPool:
+            raise InputError(
+                f"{out.place}: a worker was killed, as when memory runs out; run it again with fewer --workers than "
+                f"{workers}: what is finished is kept"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed must not go on writing beside the one that resumes."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _on_ray(units: Sequence[Unit], out: Output, workers: int | None) -> Iterator[tuple[Unit, Tally]]:

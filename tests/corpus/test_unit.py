@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import signal
 import subprocess
 import sys
 import tarfile
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llavamed import manifest
+from llavamed import cli, manifest
 from llavamed.corpus import build as building
 from llavamed.corpus import engines, sources
 from llavamed.corpus import unit as units
@@ -150,24 +151,60 @@ def test_a_build_killed_at_any_moment_ends_with_the_same_bytes(
     monkeypatch.setattr(units, "ARTICLES", 2)
     code = (
         "import sys\nfrom pathlib import Path\nfrom llavamed.corpus import unit\n"
-        "from llavamed.corpus.build import build\nunit.ARTICLES = 2\n"
-        "build(Path(sys.argv[1]), Path(sys.argv[2]), workers=1)"
+        "from llavamed.corpus.build import build\nif __name__ == '__main__':\n    unit.ARTICLES = 2\n"
+        "    build(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))"
     )
     (tmp_path / "build.py").write_text(code)
-    command = [sys.executable, str(tmp_path / "build.py"), str(articles)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    build(articles, tmp_path / "straight", workers=1)
     out, rng = tmp_path / "killed", random.Random(0)
-    for least in (1, 5):
-        process = subprocess.Popen([*command, str(out)], env=env, stderr=subprocess.DEVNULL)
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(tmp_path / "build.py"), str(articles), str(out)]
+    build(articles, tmp_path / "straight", workers=1)
+    for least, workers in ((1, 1), (4, 2), (7, 1)):
+        process = subprocess.Popen([*command, str(workers)], env=env, stderr=subprocess.DEVNULL)
         while len(list(out.glob("units/*.json"))) < least and process.poll() is None:
-            time.sleep(0.01)
+            time.sleep(0.005)
         time.sleep(rng.uniform(0, 0.02))
         process.kill()
         process.wait()
-    subprocess.run([*command, str(out)], env=env, check=True, capture_output=True)
+    subprocess.run([*command, "1"], env=env, check=True, capture_output=True)
     assert content(out) == content(tmp_path / "straight")
     assert not list(out.glob(".partial*"))
+
+
+def _dies(unit: units.Unit, out: Output) -> object:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return None
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_worker_that_is_killed_is_told_in_one_line(
+    articles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines, "make", _dies)
+    with pytest.raises(InputError, match="worker was killed"):
+        build(articles, tmp_path / "out", workers=2)
+    monkeypatch.undo()
+    assert manifest.read(tmp_path / "out") is None
+    assert build(articles, tmp_path / "out", workers=1).counts["pairs"] == 38
+
+
+def test_the_command_line_chooses_place_workers_and_engine(
+    articles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["llavamed", "corpus", "build", str(articles), *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0)
+
+    assert command("--out", f"file://{tmp_path}/out", "--workers", 1, "--json") == 0
+    printed = capsys.readouterr()
+    assert {"what": "pairs", "count": 38} in json.loads(printed.out)
+    assert f"report: file://{tmp_path}/out/report.html" in printed.err
+    assert len(Corpus(tmp_path / "out")) == 38
+    assert command("--out", tmp_path / "two", "--engine", "spark") == 2
+    assert "give one of local, ray" in capsys.readouterr().err
+    assert command("--out", tmp_path / "two", "--workers", 0) == 2
 
 
 def test_a_unit_travels_light(articles: Path) -> None:
@@ -178,18 +215,19 @@ def test_a_unit_travels_light(articles: Path) -> None:
     assert [entry.where for entry in pickle.loads(data).entries] == [entry.where for entry in entries]
 
 
-@pytest.mark.usefixtures("small_units")
-def test_the_same_article_twice_has_different_keys_in_any_number_of_units(tmp_path: Path) -> None:
+def test_the_same_article_twice_has_different_keys_in_any_number_of_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for n in range(9):
         (tmp_path / f"in/{n}").mkdir(parents=True)
         (tmp_path / f"in/{n}/a{n}.xml").write_bytes(article(n, 1, doi="10.1/same" if n in (0, 4, 8) else ""))
         (tmp_path / f"in/{n}/g1.jpg").write_bytes(picture(n))
-    for workers in (1, 2):
-        build(tmp_path / "in", tmp_path / str(workers), workers=workers)
-        keys = Corpus(tmp_path / str(workers)).keys()
+    for size in (1, 3, 100):
+        monkeypatch.setattr(units, "ARTICLES", size)
+        build(tmp_path / "in", tmp_path / str(size), workers=1)
+        keys = Corpus(tmp_path / str(size)).keys()
         assert len(set(keys)) == 9
         assert [key for key in keys if "same" in key] == ["10-1-same_f1", "10-1-same_f1-2", "10-1-same_f1-3"]
-    assert content(tmp_path / "1") == content(tmp_path / "2")
 
 
 @pytest.mark.usefixtures("small_units")

@@ -100,9 +100,7 @@ def test_a_stage_of_an_earlier_version_is_shown_by_what_it_has(tmp_path: Path) -
     assert found == {"Stages": 0, "Speed": 0, "Loss": 1, "Learning rate": 1, "Gradient norm": 1}
 
 
-@pytest.mark.parametrize(
-    "rows", [[{"step": 20, "loss": 1.1}], [{"step": 20, "score": 61.0, "score_name": "accuracy"}]]
-)
+@pytest.mark.parametrize("rows", [[{"step": 20, "loss": 1.1}], [{"step": 20, "score": 61.0, "score_name": "accuracy"}]])
 def test_validation_changes_the_figure_of_its_stage_alone(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     def figures(html: str) -> list[str]:
         return re.findall(r'<img src="([^"]+)" alt="Loss"', html)
