@@ -119,19 +119,25 @@ def corpus_fetch(
 @corpus_app.command("build")
 def corpus_build(
     articles: Annotated[Path, typer.Argument(help="Folder of JATS articles with images, or a zip.")],
-    out: Out = Path("corpus"),
+    out: Annotated[str, typer.Option(help="Folder to write, or s3://bucket/folder and whatever fsspec knows.")] = (
+        "corpus"
+    ),
     licence: Licence = "commercial",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (on Ray: processors); default: one a processor.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: a cluster, or this machine.")] = "local",
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Read articles, keep the figure-caption pairs that are whole and licensed."""
+    """Read articles, keep the figure-caption pairs that are whole and licensed. Stopped, it goes on where it was."""
     from llavamed import recipe
     from llavamed.corpus.build import build
 
     section = recipe.load("tiny", [f"corpus.licence={licence}", *overrides]).corpus
-    made = build(articles, out, section)
+    made = build(articles, out, section, workers, engine)
     _funnel(made.counts, made.funnel, as_json)
-    print(f"report: {out / 'report.html'}", file=sys.stderr)
+    print(f"report: {out}/report.html", file=sys.stderr)
 
 
 @corpus_app.command("show")
