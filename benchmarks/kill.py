@@ -43,10 +43,10 @@ def command(world: Path, out: Path, minutes_apart: float, in_background: bool = 
 
 
 def kill_once(process: subprocess.Popen[bytes], stage: Path, writing: bool, rng: random.Random) -> bool:
-    """Kill it some time after its first new step, or in the middle of a checkpoint; False if it ended first."""
+    """Kill it some time after it came further than before, or while it writes; False if it ended first."""
     before, checkpoints = steps_done(stage), stage / "checkpoints"
     deadline = time.monotonic() + PATIENCE
-    while steps_done(stage) == before and process.poll() is None and time.monotonic() < deadline:
+    while steps_done(stage) <= before and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     moment = time.monotonic() + rng.uniform(0.05, 2.0)
     while process.poll() is None and time.monotonic() < deadline:
