@@ -27,7 +27,7 @@ from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.compare import LEAKAGE, credits, headline
 from llavamed.evaluate.compare import load as load_runs
-from llavamed.evaluate.significance import paired_bootstrap
+from llavamed.evaluate.statistics import bootstrap
 from llavamed.imaging.decode import decode
 from llavamed.instruct import formats
 from llavamed.manifest import write_atomic
@@ -182,16 +182,15 @@ def beside(run_folder: Path, body: dict[str, Any], seed: int = 0) -> dict[str, A
             ids = [id for id in values if id in chosen]
             if ids:
                 images = [str(run.items[id]["image"] or id) for id in ids]
-                interval = paired_bootstrap([values[id] for id in ids], [0.0] * len(ids), images, 1000, seed)
-                scores.append({"metric": metric, "images": name, "value": interval.value,
-                               "low": interval.low, "high": interval.high, "n": interval.n})  # fmt: skip
+                interval = bootstrap([values[id] for id in ids], 1000, seed, images=images, most=show.most(metric))
+                scores.append({"metric": metric, "image": name, **vars(interval)})
     whole = body | {"scores": scores}
     write_atomic(run.folder / LEAKAGE, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     return whole
 
 
 def scores_table(body: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    rows = [[row["metric"], row["images"], show.cell(row), str(row["n"])] for row in body["scores"]]
+    rows = [[row["metric"], row["image"], show.cell(row), str(row["n"])] for row in body["scores"]]
     return ["metric, % (95 % interval)", "image in the training data", "score", "n"], rows
 
 

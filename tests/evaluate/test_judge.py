@@ -313,7 +313,7 @@ def test_the_baseline_is_graded_by_the_same_judge_and_an_equal_answer_once(
     gain = body["difference"]["overall"]
     assert gain["value"] == pytest.approx(5 * 25 / 6, abs=1e-3)
     assert gain["n"] == 6
-    assert gain["clusters"] == 3
+    assert gain["images"] == 3
     assert body["sha256"].keys() == {"questions", "answers", "baseline"}
     assert body["prompt_hash"] == protocol("llava_med").hash != protocol("fair").hash
 

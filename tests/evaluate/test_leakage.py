@@ -140,7 +140,7 @@ def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     assert command("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 0
     assert "3 of 18" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "leakage.json").read_text())
-    split = {(row["metric"], row["images"]): (row["value"], row["n"]) for row in stored["scores"]}
+    split = {(row["metric"], row["image"]): (row["value"], row["n"]) for row in stored["scores"]}
     assert split["closed_accuracy", "seen"] == (100.0, 6)
     assert split["closed_accuracy", "not seen"] == (0.0, 30)
 
