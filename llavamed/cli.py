@@ -444,6 +444,12 @@ def score(
     ],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("score"),
+    control: Annotated[
+        list[str],
+        typer.Option(
+            help="Answers of the same model without the image: blank=FILE, shuffled, noise, text-only, rotated."
+        ),
+    ] = [],  # noqa: B006
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
     split: Split = None,
     against: Against = [],  # noqa: B006
@@ -454,7 +460,7 @@ def score(
     from llavamed.evaluate import show
     from llavamed.evaluate.run import evaluate_predictions
 
-    evaluate_predictions(name, predictions, data, out, by_order, split)
+    evaluate_predictions(name, predictions, data, out, by_order, split, _controls(control))
     body = show.read(out)
     if not as_json:
         _scores(body)
@@ -532,6 +538,22 @@ def _finish(outcome: Any, as_json: bool) -> None:
     print(f"report: {outcome.out / 'report.html'}", file=sys.stderr)
     if outcome.model:
         print(f"model:  {outcome.model}", file=sys.stderr)
+
+
+def _controls(given: list[str]) -> dict[str, Path]:
+    """--control NAME=FILE, by name."""
+    from llavamed.evaluate.controls import CONTROLS
+
+    found: dict[str, Path] = {}
+    for entry in given:
+        name, _, file = entry.partition("=")
+        if name not in CONTROLS or name == "real" or not file:
+            names = ", ".join(each for each in CONTROLS if each != "real")
+            raise InputError(f"--control {entry}: give NAME=FILE, and as name one of {names}")
+        if name in found:
+            raise InputError(f"--control {name}: given twice; give one file")
+        found[name] = Path(file)
+    return found
 
 
 def _scores(body: dict[str, Any]) -> None:
