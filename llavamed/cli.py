@@ -293,6 +293,7 @@ def instruct_show(
         str,
         typer.Option("--images", help="kitty, sixel or none; auto asks the environment, in doubt it prints paths"),
     ] = "auto",
+    save: Annotated[Path | None, typer.Option(help="Write the images shown as files into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print conversations beside their image and the text they were made from."""
@@ -303,7 +304,7 @@ def instruct_show(
     if pictures not in ("auto", "kitty", "sixel", "none"):
         raise InputError(f"--images {pictures}: give auto, kitty, sixel or none")
     how = terminal.protocol(is_terminal=sys.stdout.isatty()) if pictures == "auto" else pictures
-    rows, image = show(data, limit, key), images(data)
+    rows, image = show(data, limit, key, save), images(data)
     if as_json or how == "none" or image is None:
         _rows(rows, as_json)
         return

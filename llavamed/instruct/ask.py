@@ -327,6 +327,7 @@ class _Work:
 
     async def _tick(self) -> None:
         ticks, before = 0, time.monotonic()
+        syncing: asyncio.Future[None] | None = None
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             ticks, now = ticks + 1, time.monotonic()
@@ -337,8 +338,12 @@ class _Work:
             before = now
             self.endpoint.end_silent()
             self.changed.set()
-            if ticks % 10 == 0:
-                self.journal.sync()
+            if syncing is not None and syncing.done():
+                if error := syncing.exception():
+                    self._halt(error)
+                syncing = None
+            if ticks % 10 == 0 and syncing is None:  # in a thread: a busy disk must not hold up the calls
+                syncing = asyncio.get_running_loop().run_in_executor(None, self.journal.sync)
 
     def _catch_signals(self) -> tuple[int, ...]:
         if threading.current_thread() is not threading.main_thread():

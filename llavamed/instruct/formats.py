@@ -137,7 +137,8 @@ def import_file(
     if wrong:
         listed = "; ".join(wrong[:_LISTED])
         more = f"; and {len(wrong) - _LISTED:,} more" if len(wrong) > _LISTED else ""
-        raise InputError(f"{path}: {len(wrong):,} problems, mend or remove these records: {listed}{more}")
+        number = f"{len(wrong):,} problem{'s' if len(wrong) > 1 else ''}"
+        raise InputError(f"{path}: {number}, mend or remove these records: {listed}{more}")
     if not conversations:
         raise InputError(f"{path}: no conversations in it")
     return conversations

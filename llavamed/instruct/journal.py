@@ -87,10 +87,13 @@ class Journal:
         self.lost += 1
 
     def sync(self) -> None:
-        """Make what was written safe from a power cut."""
+        """Make what was written safe from a power cut. May take seconds on a busy disk; safe in a thread of its own."""
         if self._dirty and self._file is not None:
             self._dirty = False
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise self._unwritable(error) from None
 
     def close(self) -> None:
         if self._file is not None:
@@ -115,11 +118,14 @@ class Journal:
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self._path, place)  # no half line before the next one
-            raise InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again") from None
+            raise self._unwritable(error) from None
         self._end += len(line)
         self._dirty = True
         self._count(row)
         return place
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again")
 
     def _count(self, row: dict[str, Any]) -> None:
         for number, tokens in enumerate(row.get("tokens", ())):
