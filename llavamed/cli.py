@@ -140,6 +140,27 @@ def corpus_build(
     print(f"report: {out}/report.html", file=sys.stderr)
 
 
+@corpus_app.command("audit")
+def corpus_audit(
+    corpus: Path,
+    names: Annotated[str, typer.Option("--against", help="Benchmarks, comma-separated: vqa-rad,slake,...")],
+    data: Annotated[list[str], typer.Option(help="Where a benchmark's official files are: vqa-rad=FOLDER.")],
+    keep: Annotated[bool, typer.Option("--keep", help="Only tell; take nothing out.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a processor.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find benchmarks' images (altered ones too) and questions in a corpus, and take these pairs out."""
+    from llavamed.corpus import audit
+    from llavamed.evaluate.leakage import against
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    folders = audit.read_data(data, wanted)
+    body = audit.audit(corpus, [against(name, folder) for name, folder in folders.items()], keep, workers)
+    _table(*audit.table(body), as_json)
+    if not keep:
+        print(f"report: {corpus / audit.PAGE}", file=sys.stderr)
+
+
 @corpus_app.command("show")
 def corpus_show(
     corpus: Path, key: str | None = None, limit: Annotated[int, typer.Option(min=1)] = 5, as_json: Json = False

@@ -23,7 +23,7 @@ import json
 import shutil
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import partial
@@ -42,9 +42,8 @@ from llavamed.progress import Progress
 from llavamed.recipe import CorpusSection
 
 STAGE = "corpus"
-WITHOUT_IMAGE = "without_image.jsonl"
 _SHARDS = "shard-[0-9]*.tar"
-_MADE = (store.INDEX, WITHOUT_IMAGE, summary.ATTRIBUTION, summary.REPORT)
+_MADE = (store.INDEX, store.WITHOUT_IMAGE, summary.ATTRIBUTION, summary.REPORT)
 
 
 def build(
@@ -146,7 +145,7 @@ def _clear(out: Output, made: Sequence[Unit]) -> None:
 def _make(made: Sequence[Unit], out: Output, engine: str, workers: int | None, total: int) -> dict[int, Tally]:
     tallies = {}
     with Progress("reading articles", total, "articles") as progress:
-        for one, tally in engines.run(made, out, engine, workers):
+        for one, tally in engines.run(partial(units.make, out=out), made, engine, workers, out.place):
             tallies[one.number] = tally
             progress.advance(len(one.entries), note=f"{sum(t.counts['pairs'] for t in tallies.values()):,} pairs")
     return tallies
@@ -193,16 +192,12 @@ def _put_together(
     counts = {name: tally.counts[name] for name in summary.COUNTS}
     with out.workspace() as place:
         groups = store.merge_indexes([partial(_part, one, out) for one in made], place / store.INDEX)
-        with (place / WITHOUT_IMAGE).open("wb") as lines:
+        with (place / store.WITHOUT_IMAGE).open("wb") as lines:
             for one in made:
                 lines.write(out.read(f"{one.name}.jsonl") or b"")
         result.counts = {**counts, "shards": len(tally.files), **{f"{name}s": n for name, n in groups.items()}}
-        result.funnel = {**_sorted(tally.articles_funnel, "article_"), **_sorted(tally.funnel)}
-        assert counts["figure_images"] == counts["pairs"] + tally.funnel.total(), "a figure is not accounted for"
-        result.extra = {"domains": _sorted(tally.domains), "licences": _sorted(tally.licences)}
-        result.extra["articles_left_out"] = tally.left_out
-        result.extra["citations_unresolved"] = tally.unresolved
-        summary.write_attribution(place, (tally.credits[name] for name in sorted(tally.credits)))
+        summary.describe(result, tally)
+        summary.write_attribution(place, tally)
         summary.write_page(place, result, tally, str(articles), lambda at: out.read(*at))
         result.seconds = time.monotonic() - began
         result.files = tally.files | {name: manifest.file_sha256(place / name) for name in _MADE}
@@ -221,7 +216,3 @@ def _drop_units(out: Output, made: Sequence[Unit]) -> None:
     for one in made:
         for kind in ("json", "jsonl", "parquet"):
             out.remove(f"{one.name}.{kind}")
-
-
-def _sorted(counter: Counter[str], prefix: str = "") -> dict[str, int]:
-    return {f"{prefix}{key}": counter[key] for key in sorted(counter)}

@@ -1,7 +1,8 @@
-"""Who makes the work units: this process, a pool of processes, or a Ray cluster. The bytes are the same.
+"""Who does the work: this process, a pool of processes, or a Ray cluster. What comes out is the same.
 
-Units are handed out as workers become free and come back in any order; what depends on their order is done by the
-caller, after them. Nothing is sent but the unit's description one way and its tally the other.
+Pieces of work (units of articles, shards to audit) are handed out as workers become free and come back in any order;
+what depends on their order is done by the caller, after them. Nothing is sent but a piece's description one way and
+what was counted the other.
 """
 
 from __future__ import annotations
@@ -9,17 +10,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, TypeVar
 
-from llavamed.corpus.output import Output
-from llavamed.corpus.tally import Tally
-from llavamed.corpus.unit import Unit, make
 from llavamed.errors import InputError
 
 ENGINES = ("local", "ray")
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 
 def cores() -> int:
@@ -27,30 +27,35 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run(units: Sequence[Unit], out: Output, engine: str, workers: int | None) -> Iterator[tuple[Unit, Tally]]:
-    """Each unit with its tally, as they are finished. `workers` None: as many as there are processors."""
+def run(
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], engine: str, workers: int | None, where: str
+) -> Iterator[tuple[Piece, Result]]:
+    """Each piece with what `work` made of it, as they are finished. `workers` None: as many as there are processors;
+    `where` names the place in errors."""
     if engine == "ray":
-        yield from _on_ray(units, out, workers)
+        yield from _on_ray(work, pieces, workers)
     elif engine != "local":
         raise InputError(f"engine {engine!r}: unknown; give one of {', '.join(ENGINES)}")
-    elif (count := min(workers or cores(), len(units))) > 1:
-        yield from _in_pool(units, out, count)
+    elif (count := min(workers or cores(), len(pieces))) > 1:
+        yield from _in_pool(work, pieces, count, where)
     else:
-        for unit in units:
-            yield unit, make(unit, out)
+        for piece in pieces:
+            yield piece, work(piece)
 
 
-def _in_pool(units: Sequence[Unit], out: Output, workers: int) -> Iterator[tuple[Unit, Tally]]:
+def _in_pool(
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], workers: int, where: str
+) -> Iterator[tuple[Piece, Result]]:
     # spawned, not forked: a fork copies the locks of whatever threads the caller has
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        futures = {pool.submit(make, unit, out): unit for unit in units}
+        futures = {pool.submit(work, piece): piece for piece in pieces}
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
         except BrokenProcessPool:
             raise InputError(
-                f"{out.place}: a worker was killed, as when memory runs out; run it again with fewer --workers than "
+                f"{where}: a worker was killed, as when memory runs out; run it again with fewer --workers than "
                 f"{workers}: what is finished is kept"
             ) from None
         except BaseException:
@@ -70,7 +75,9 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _on_ray(units: Sequence[Unit], out: Output, workers: int | None) -> Iterator[tuple[Unit, Tally]]:
+def _on_ray(
+    work: Callable[[Piece], Result], pieces: Sequence[Piece], workers: int | None
+) -> Iterator[tuple[Piece, Result]]:
     try:
         import ray
     except ImportError:
@@ -79,14 +86,16 @@ def _on_ray(units: Sequence[Unit], out: Output, workers: int | None) -> Iterator
     if ours:  # RAY_ADDRESS names a cluster; without it Ray starts on this machine
         local = {} if os.environ.get("RAY_ADDRESS") else {"num_cpus": workers or cores(), "include_dashboard": False}
         ray.init(log_to_driver=False, **local)
-    task = ray.remote(max_retries=3)(make)  # a node that dies takes nothing with it: units are idempotent
+    task = ray.remote(max_retries=3)(
+        lambda piece: work(piece)
+    )  # a node that dies takes nothing with it: work is idempotent
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    waiting: dict[Any, Unit] = {}
-    left = iter(units)
+    waiting: dict[Any, Piece] = {}
+    left = iter(pieces)
     try:
         while True:
-            while len(waiting) < most and (unit := next(left, None)) is not None:
-                waiting[task.remote(unit, out)] = unit
+            while len(waiting) < most and (piece := next(left, None)) is not None:
+                waiting[task.remote(piece)] = piece
             if not waiting:
                 break
             done, _ = ray.wait(list(waiting))

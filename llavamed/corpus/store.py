@@ -34,6 +34,7 @@ from llavamed.errors import InputError
 from llavamed.records import Pair
 
 INDEX = "index.parquet"
+WITHOUT_IMAGE = "without_image.jsonl"  # the pairs whose image was missing
 PAIRS_PER_SHARD = 1000
 _HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
 _KEY_LENGTH = 80  # a tar header holds names of 100 bytes
@@ -49,8 +50,8 @@ _FIELDS = [
     for f in fields(Pair)
     if f.name != "key"
 ]
-_GROUPS = [("image_group", pa.string()), ("caption_group", pa.string())]  # "" for a pair that is alone
-_SCHEMA = pa.schema(_PLACE + _FIELDS + _GROUPS)
+GROUPS = ("image_group", "caption_group")  # "" for a pair that is alone
+_SCHEMA = pa.schema([*_PLACE, *_FIELDS, *((name, pa.string()) for name in GROUPS)])
 MINHASH = "minhash"
 _UNIT_SCHEMA = pa.schema([*_PLACE, *_FIELDS, (MINHASH, pa.list_(pa.uint32()))])
 
@@ -183,12 +184,12 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
     with pq.ParquetWriter(out, _SCHEMA, compression="zstd") as writer:
         for part in parts:
             table = _table(part()).drop_columns([MINHASH])
-            for (column, kind), found in zip(_GROUPS, groups, strict=True):
+            for column, found in zip(GROUPS, groups, strict=True):
                 names = [keys[int(g)].as_py() if g >= 0 else "" for g in found[start : start + len(table)]]
-                table = table.append_column(column, pa.array(names, kind))
+                table = table.append_column(column, pa.array(names, pa.string()))
             writer.write_table(table.cast(_SCHEMA))
             start += len(table)
-    return {name: len(set(found[found >= 0].tolist())) for (name, _), found in zip(_GROUPS, groups, strict=True)}
+    return {name: len(set(found[found >= 0].tolist())) for name, found in zip(GROUPS, groups, strict=True)}
 
 
 class Corpus:
@@ -196,8 +197,8 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        body = manifest.require(folder, "corpus", _HINT)
-        self.fingerprint: str = body["fingerprint"]
+        self.body = manifest.require(folder, "corpus", _HINT)
+        self.fingerprint: str = self.body["fingerprint"]
         try:
             self._index = pq.ParquetFile(folder / INDEX)
             places = self._index.read(columns=["key", "shard", "offset", "size"]).to_pydict()

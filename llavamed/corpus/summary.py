@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +78,40 @@ _MEANING = {
     "too_small": "the short side is under corpus.min_side",
     "too_elongated": "the sides' ratio is over corpus.max_aspect",
     "near_constant": "a blank or single-coloured image",
+    "benchmark_image": "an image of a benchmark (audit.html); taken out",
+    "benchmark_question": "caption or mentions hold a question of a benchmark (audit.html); taken out",
 }
 
 
-def write_attribution(out: Path, credits: Iterable[str]) -> None:
+def describe(result: Manifest, tally: Tally) -> None:
+    """Put funnel, domains and licences into the manifest; its counts are there."""
+    result.funnel = {**_sorted(tally.articles_funnel, "article_"), **_sorted(tally.funnel)}
+    found, accounted = result.counts["figure_images"], result.counts["pairs"] + tally.funnel.total()
+    assert found == accounted, "a figure is not accounted for"
+    result.extra = {"domains": _sorted(tally.domains), "licences": _sorted(tally.licences)}
+    result.extra["articles_left_out"] = tally.left_out
+    result.extra["citations_unresolved"] = tally.unresolved
+
+
+def _sorted(counter: Counter[str], prefix: str = "") -> dict[str, int]:
+    return {f"{prefix}{key}": counter[key] for key in sorted(counter)}
+
+
+def write_attribution(out: Path, tally: Tally) -> None:
     lines = [
         "# Attribution",
         "",
         "The figures and texts of this corpus come from the articles below, under the licence named with each.",
         "Articles of PubMed Central are courtesy of the U.S. National Library of Medicine. Retractions and new",
-        "versions after the day of download are not reflected here.",
+        "versions after the day of download are not reflected here. Pictures were left as they were published, but for",
+        "TIFF and BMP, which became PNG; captions lost their markup.",
+        "",
+        "| licence | pairs |",
+        "|---|---|",
+        *(f"| {name} | {count} |" for name, count in _by_count(tally.licences)),
         "",
     ]
+    credits = (tally.credits[name] for name in sorted(tally.credits))
     write_atomic(out / ATTRIBUTION, "\n".join([*lines, *credits]) + "\n")
 
 
@@ -123,6 +145,13 @@ def write_page(
         [(name.replace("_groups", "s"), f"{counts[name]:,}") for name in ("image_groups", "caption_groups")],
         "Pairs with the same or nearly the same image or caption; they are kept, and the index names their group.",
     )
+    if audits := result.extra.get("audits"):
+        names = ("benchmark", "images_found", "questions_found", "pairs")
+        page.table(
+            "Audited against", ("benchmark", "its images found", "its questions found", "pairs taken out"),
+            [[one[name] for name in names] for one in audits],
+        )  # fmt: skip
+        page.links("What was found", [("audit.html", "audit.html")])
     if tally.left_out:
         named = [(row["where"], row["reason"], row["message"]) for row in tally.left_out[:_ROWS]]
         page.table("Articles left out", ("file", "reason", "message"), named, f"The first {len(named)} of them.")

@@ -57,11 +57,13 @@ class Gallery:
         coarse = [_values(picture, _COARSE, crop) for picture in self.pictures for crop in _CROPS]
         self._coarse = np.array(coarse, np.float32).reshape(len(pictures), len(_CROPS), _COARSE * _COARSE)
 
-    def find(self, picture: Image.Image) -> tuple[int, float] | None:
-        """The position of the picture that this one is a copy of, and how surely (0.8-1), or None."""
+    def find(self, picture: Image.Image, without: int | None = None) -> tuple[int, float] | None:
+        """The position of the picture (`without` one) that this is a copy of, and how surely (0.8-1), or None."""
         picture = _reduced(picture)
         coarse = self._coarse @ _values(picture, _COARSE).astype(np.float32)  # (pictures, crops)
         best = coarse.max(axis=1) if len(coarse) else np.zeros(0)
+        if without is not None:
+            best[without] = 0.0
         close = [int(i) for i in np.argsort(-best, kind="stable")[:_CLOSELY] if best[i] >= _ALIKE]
         found = [(i, _sameness(picture, self.pictures[i], _CROPS[int(coarse[i].argmax())])) for i in close]
         return max((one for one in found if one[1] >= SAME), key=lambda one: one[1], default=None)

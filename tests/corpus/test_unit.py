@@ -24,7 +24,7 @@ from PIL import Image
 
 from llavamed import cli, manifest
 from llavamed.corpus import build as building
-from llavamed.corpus import engines, sources
+from llavamed.corpus import sources
 from llavamed.corpus import unit as units
 from llavamed.corpus.build import build
 from llavamed.corpus.output import Output
@@ -131,13 +131,13 @@ def test_what_is_finished_is_not_made_again(articles: Path, tmp_path: Path, monk
             made.append(unit.number)
         return real(unit, out)
 
-    monkeypatch.setattr(engines, "make", dies_at_the_fifth)
+    monkeypatch.setattr(units, "make", dies_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         build(articles, tmp_path / "out", workers=1)
     assert manifest.read(tmp_path / "out") is None
     (tmp_path / "out/shard-000006.tar").write_bytes(b"half")  # of a unit that was not finished
     made.clear()
-    monkeypatch.setattr(engines, "make", lambda unit, out: (made.append(unit.number), real(unit, out))[1])
+    monkeypatch.setattr(units, "make", lambda unit, out: (made.append(unit.number), real(unit, out))[1])
     stamps = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-00000[0-3].tar")}
     assert len(stamps) == 4
     build(articles, tmp_path / "out", workers=1)
@@ -180,7 +180,7 @@ def _dies(unit: units.Unit, out: Output) -> object:
 def test_a_worker_that_is_killed_is_told_in_one_line(
     articles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines, "make", _dies)
+    monkeypatch.setattr(units, "make", _dies)
     with pytest.raises(InputError, match="worker was killed"):
         build(articles, tmp_path / "out", workers=2)
     monkeypatch.undo()
