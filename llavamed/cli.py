@@ -119,19 +119,46 @@ def corpus_fetch(
 @corpus_app.command("build")
 def corpus_build(
     articles: Annotated[Path, typer.Argument(help="Folder of JATS articles with images, or a zip.")],
-    out: Out = Path("corpus"),
+    out: Annotated[str, typer.Option(help="Folder to write, or s3://bucket/folder and whatever fsspec knows.")] = (
+        "corpus"
+    ),
     licence: Licence = "commercial",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (on Ray: processors); default: one a processor.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: a cluster, or this machine.")] = "local",
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Read articles, keep the figure-caption pairs that are whole and licensed."""
+    """Read articles, keep the figure-caption pairs that are whole and licensed. Stopped, it goes on where it was."""
     from llavamed import recipe
     from llavamed.corpus.build import build
 
     section = recipe.load("tiny", [f"corpus.licence={licence}", *overrides]).corpus
-    made = build(articles, out, section)
+    made = build(articles, out, section, workers, engine)
     _funnel(made.counts, made.funnel, as_json)
-    print(f"report: {out / 'report.html'}", file=sys.stderr)
+    print(f"report: {out}/report.html", file=sys.stderr)
+
+
+@corpus_app.command("audit")
+def corpus_audit(
+    corpus: Path,
+    names: Annotated[str, typer.Option("--against", help="Benchmarks, comma-separated: vqa-rad,slake,...")],
+    data: Annotated[list[str], typer.Option(help="Where a benchmark's official files are: vqa-rad=FOLDER.")],
+    keep: Annotated[bool, typer.Option("--keep", help="Only tell; take nothing out.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a processor.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find benchmarks' images (altered ones too) and questions in a corpus, and take these pairs out."""
+    from llavamed.corpus import audit
+    from llavamed.evaluate.leakage import against
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    folders = audit.read_data(data, wanted)
+    body = audit.audit(corpus, [against(name, folder) for name, folder in folders.items()], keep, workers)
+    _table(*audit.table(body), as_json)
+    if not keep:
+        print(f"report: {corpus / audit.PAGE}", file=sys.stderr)
 
 
 @corpus_app.command("show")
@@ -439,6 +466,12 @@ def score(
     ],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("score"),
+    control: Annotated[
+        list[str],
+        typer.Option(
+            help="Answers of the same model without the image: blank=FILE, shuffled, noise, text-only, rotated."
+        ),
+    ] = [],  # noqa: B006
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
     split: Split = None,
     against: Against = [],  # noqa: B006
@@ -449,7 +482,7 @@ def score(
     from llavamed.evaluate import show
     from llavamed.evaluate.run import evaluate_predictions
 
-    evaluate_predictions(name, predictions, data, out, by_order, split)
+    evaluate_predictions(name, predictions, data, out, by_order, split, _controls(control))
     body = show.read(out)
     if not as_json:
         _scores(body)
@@ -527,6 +560,22 @@ def _finish(outcome: Any, as_json: bool) -> None:
     print(f"report: {outcome.out / 'report.html'}", file=sys.stderr)
     if outcome.model:
         print(f"model:  {outcome.model}", file=sys.stderr)
+
+
+def _controls(given: list[str]) -> dict[str, Path]:
+    """--control NAME=FILE, by name."""
+    from llavamed.evaluate.controls import CONTROLS
+
+    found: dict[str, Path] = {}
+    for entry in given:
+        name, _, file = entry.partition("=")
+        if name not in CONTROLS or name == "real" or not file:
+            names = ", ".join(each for each in CONTROLS if each != "real")
+            raise InputError(f"--control {entry}: give NAME=FILE, and as name one of {names}")
+        if name in found:
+            raise InputError(f"--control {name}: given twice; give one file")
+        found[name] = Path(file)
+    return found
 
 
 def _scores(body: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from llavamed.engine import Request, connect, public_name
 from llavamed.engine.local import LocalEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, page
+from llavamed.evaluate import predictions as files
 from llavamed.evaluate.controls import asked, left_out
 from llavamed.evaluate.families import FAMILIES
 from llavamed.evaluate.predict import predict
@@ -187,25 +188,39 @@ def evaluate(
 
 
 def evaluate_predictions(
-    benchmark_name: str, predictions: Path, data: Path, out: Path, by_order: bool = False, split: str | None = None
+    benchmark_name: str,
+    predictions: Path,
+    data: Path,
+    out: Path,
+    by_order: bool = False,
+    split: str | None = None,
+    controls: Mapping[str, Path] | None = None,
 ) -> Scores:
-    """Score a file of answers made anywhere: `out/scores.json`, `items.jsonl`, `report.html`. No model, no GPU."""
+    """Score a file of answers made anywhere: `out/scores.json`, `items.jsonl`, `report.html`. No model, no GPU.
+
+    `controls` are files of answers made without the image, by the control's name.
+    """
     began = time.monotonic()
     benchmark = benchmarks.load(benchmark_name, data, split)
-    scores = score(benchmark, predictions, by_order=by_order)
+    controls = dict(controls or {})
+    for name, reason in left_out(benchmark, list(controls)).items():
+        raise InputError(f"--control {name}: {benchmark.name} cannot have it: {reason}; leave it out")
+    scores = score(benchmark, predictions, by_order=by_order, controls=controls)
     made = manifest.Manifest(
         stage="score",
         settings={
             "benchmark": benchmark.name,
             "split": benchmark.split,
             "by_order": by_order,
+            "controls": ["real", *controls],
             "scorers": scores.family.scorers,
         },
         inputs={
             "predictions": scores.provenance["predictions_sha256"],
+            **{name: files.sha256(path) for name, path in controls.items()},
             "benchmark": manifest.fingerprint(dict(benchmark.sha256)),
         },
-        counts={"questions": scores.n, "failed": scores.n_failed["real"]},
+        counts={"questions": scores.n, "failed": sum(scores.n_failed.values())},
         funnel=dict(benchmark.dropped),
     )
     manifest.begin(out, made.stage)

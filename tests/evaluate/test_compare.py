@@ -88,7 +88,7 @@ def test_a_pair_is_tested_on_its_questions(tmp_path: Path) -> None:
     body = compare.compare(runs, draws=500)
     closed, opened = body["pairs"]
     assert (closed["metric"], opened["metric"]) == ("closed_accuracy", "open_recall")
-    assert (closed["first"], closed["second"], closed["n"], closed["clusters"]) == ("a", "b", 20, 5)
+    assert (closed["first"], closed["second"], closed["n"], closed["images"]) == ("a", "b", 20, 5)
     assert closed["value"] == pytest.approx(100 * (8 - 2) / 20)
     assert (closed["first_only"], closed["second_only"]) == (8, 2)
     assert closed["mcnemar"] == mcnemar(8, 2)

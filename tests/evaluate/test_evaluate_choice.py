@@ -12,6 +12,7 @@ from PIL import Image
 
 from llavamed.errors import InputError
 from llavamed.evaluate import run, show
+from llavamed.evaluate.metrics import choice
 from llavamed.recipe import EvaluateSection
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
@@ -90,7 +91,7 @@ def test_a_model_that_looks_gets_the_same_option_in_every_order(
         "low": 100.0,
         "high": 100.0,
         "mode": "strict",
-        "scorer": "choice_strict/1",
+        "scorer": choice.STRICT,
     }
     assert rotated["scores"]["consistency"]["value"] == 100.0
     assert show.verdict(body).startswith("The model uses the image")

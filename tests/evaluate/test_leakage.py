@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llavamed import cli, manifest
+from llavamed import cli, eval_cli, manifest
 from llavamed.corpus.store import CorpusWriter
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, leakage, run
@@ -61,13 +62,13 @@ def test_conversations_are_compared_by_bytes_and_by_words(
     assert "3 of its images could not be read" in without["told"]
 
 
-def test_pixels_find_a_copy_in_another_format(colour_benchmark: Benchmark, colours: Path, tmp_path: Path) -> None:
+def test_looks_find_a_copy_in_another_format(colour_benchmark: Benchmark, colours: Path, tmp_path: Path) -> None:
     images = tmp_path / "train"
     images.mkdir()
     Image.open(colours / "images" / "0.png").save(images / "x.bmp")
     write_jsonl(tmp_path / "t.jsonl", [Conversation("a", ("x.bmp",), (user("?", 1), assistant("!")))])
     assert found(colour_benchmark, tmp_path / "t.jsonl", images=images)["images"] == 0
-    assert found(colour_benchmark, tmp_path / "t.jsonl", images=images, pixels=True)["images"] == 3
+    assert found(colour_benchmark, tmp_path / "t.jsonl", images=images, looks=True)["images"] == 3
 
 
 def test_a_corpus_is_known_by_its_index(colour_benchmark: Benchmark, colours: Path, tmp_path: Path) -> None:
@@ -75,13 +76,15 @@ def test_a_corpus_is_known_by_its_index(colour_benchmark: Benchmark, colours: Pa
     corpus.mkdir()
     data = (colours / "images" / "1.png").read_bytes()
     with CorpusWriter(corpus) as writer:
-        writer.add(Pair("k", "k.png", "A green square.", sha256=leakage._bytes(data)), data)
+        writer.add(Pair("k", "k.png", "A green square.", sha256=hashlib.sha256(data).hexdigest()), data)
     manifest.Manifest("corpus").write(corpus)
     body = leakage.check(colour_benchmark, [str(corpus)])
     (row,) = body["sources"]
-    assert (row["images"], row["questions_on_seen_images"], row["questions_in_the_same_words"]) == (3, 9, 0)
+    assert (row["images"], row["questions_on_seen_images"], row["questions_in_the_same_words"]) == (3, 9, None)
+    assert leakage.table(body)[1][0][1:] == ["3 of 18", "9 of 54", "it has no questions", "it has no questions"]
+    assert body["told"].startswith(f"3 of 18 images also stand in {corpus}. Compared")
     assert row["examples"][0] == {"id": "1a", "image": "1.png", "seen_as": f"{corpus}: k"}
-    assert leakage.check(colour_benchmark, [str(corpus)], pixels=True)["sources"][0]["images"] == 3
+    assert leakage.check(colour_benchmark, [str(corpus)], looks=True)["sources"][0]["images"] == 3
 
 
 def test_another_split_agrees_with_the_overlap_that_is_known(shared_data: Path) -> None:
@@ -140,7 +143,7 @@ def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     assert command("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 0
     assert "3 of 18" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "leakage.json").read_text())
-    split = {(row["metric"], row["images"]): (row["value"], row["n"]) for row in stored["scores"]}
+    split = {(row["metric"], row["image"]): (row["value"], row["n"]) for row in stored["scores"]}
     assert split["closed_accuracy", "seen"] == (100.0, 6)
     assert split["closed_accuracy", "not seen"] == (0.0, 30)
 
@@ -153,3 +156,11 @@ def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     (colours / "questions.jsonl").write_text((colours / "questions.jsonl").read_text() + "\n")
     assert command("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 2
     assert "scored on other files of phantom" in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_fit_is_told_before_anything_is_read(
+    colours: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leakage, "check", lambda *_: pytest.fail("read before the run was looked at"))
+    with pytest.raises(InputError, match="no such folder"):
+        eval_cli.find_leakage("phantom", colours, None, [str(talks)], [tmp_path / "absent"])
