@@ -201,6 +201,11 @@ class Prediction(_Record):
     failed: str = ""
     control: str = "real"  # how it was asked: one of evaluate.controls.CONTROLS
 
+    def __post_init__(self) -> None:
+        if any("\ud800" <= letter <= "\udfff" for letter in self.text):  # half of an emoji, which UTF-8 cannot have
+            whole = self.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+            object.__setattr__(self, "text", whole)
+
 
 def user(text: str, images: int = 0) -> Message:
     """A user turn with its images before the text, as LLaVA-Med v1.5 has them."""
