@@ -15,6 +15,7 @@ from typing import Any
 from llavamed.errors import InputError
 from llavamed.evaluate.controls import OF_THE_IMAGE
 from llavamed.evaluate.families import FAMILIES, Family
+from llavamed.evaluate.metrics import radiology
 from llavamed.evaluate.statistics import FEWEST
 
 Table = tuple[list[str], list[list[str]]]
@@ -128,6 +129,7 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
         told.append(f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})")
     elif found:
         told.append(found)
+    told += radiology.lines(scores.get("provenance", {}).get("radiology", {}))
     if few := scores.get("provenance", {}).get("too_few_images"):
         names = "every score" if len(few) == len(scores["scores"]) else ", ".join(few)
         told.append(
