@@ -35,7 +35,7 @@ def shut(model: Path, out: Path, projector: str) -> Path:
                 0.02 * torch.randn(weight.shape, generator=generator) if weight.ndim > 1 else torch.zeros(weight.shape)
             )
             weight.copy_(torch.zeros_like(weight) if projector == "zeros" else drawn)
-    folder.save(assembled, out / "model")
+    folder.save(assembled, out)
     return out
 
 
