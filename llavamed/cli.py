@@ -119,19 +119,46 @@ def corpus_fetch(
 @corpus_app.command("build")
 def corpus_build(
     articles: Annotated[Path, typer.Argument(help="Folder of JATS articles with images, or a zip.")],
-    out: Out = Path("corpus"),
+    out: Annotated[str, typer.Option(help="Folder to write, or s3://bucket/folder and whatever fsspec knows.")] = (
+        "corpus"
+    ),
     licence: Licence = "commercial",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes (on Ray: processors); default: one a processor.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: a cluster, or this machine.")] = "local",
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Read articles, keep the figure-caption pairs that are whole and licensed."""
+    """Read articles, keep the figure-caption pairs that are whole and licensed. Stopped, it goes on where it was."""
     from llavamed import recipe
     from llavamed.corpus.build import build
 
     section = recipe.load("tiny", [f"corpus.licence={licence}", *overrides]).corpus
-    made = build(articles, out, section)
+    made = build(articles, out, section, workers, engine)
     _funnel(made.counts, made.funnel, as_json)
-    print(f"report: {out / 'report.html'}", file=sys.stderr)
+    print(f"report: {out}/report.html", file=sys.stderr)
+
+
+@corpus_app.command("audit")
+def corpus_audit(
+    corpus: Path,
+    names: Annotated[str, typer.Option("--against", help="Benchmarks, comma-separated: vqa-rad,slake,...")],
+    data: Annotated[list[str], typer.Option(help="Where a benchmark's official files are: vqa-rad=FOLDER.")],
+    keep: Annotated[bool, typer.Option("--keep", help="Only tell; take nothing out.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a processor.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find benchmarks' images (altered ones too) and questions in a corpus, and take these pairs out."""
+    from llavamed.corpus import audit
+    from llavamed.evaluate.leakage import against
+
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    folders = audit.read_data(data, wanted)
+    body = audit.audit(corpus, [against(name, folder) for name, folder in folders.items()], keep, workers)
+    _table(*audit.table(body), as_json)
+    if not keep:
+        print(f"report: {corpus / audit.PAGE}", file=sys.stderr)
 
 
 @corpus_app.command("show")
@@ -287,6 +314,7 @@ def instruct_show(
         str,
         typer.Option("--images", help="kitty, sixel or none; auto asks the environment, in doubt it prints paths"),
     ] = "auto",
+    save: Annotated[Path | None, typer.Option(help="Write the images shown as files into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print conversations beside their image and the text they were made from."""
@@ -297,7 +325,7 @@ def instruct_show(
     if pictures not in ("auto", "kitty", "sixel", "none"):
         raise InputError(f"--images {pictures}: give auto, kitty, sixel or none")
     how = terminal.protocol(is_terminal=sys.stdout.isatty()) if pictures == "auto" else pictures
-    rows, image = show(data, limit, key), images(data)
+    rows, image = show(data, limit, key, save), images(data)
     if as_json or how == "none" or image is None:
         _rows(rows, as_json)
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 EXTRAS = {  # extra -> the modules that show it is installed
     "serve": ("fastapi", "gradio", "uvicorn"),
     "fast": ("torchao",),
+    "ray": ("ray",),
     "lora": ("peft", "bitsandbytes"),
     "track": ("tensorboard", "wandb", "mlflow", "trackio"),
 }

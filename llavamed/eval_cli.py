@@ -125,13 +125,15 @@ def leakage(
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     against: Annotated[list[str], typer.Option(help=AGAINST)],
     images: Annotated[Path | None, typer.Option(help="Images of the conversations: a folder or a corpus.")] = None,
-    pixels: Annotated[bool, typer.Option("--pixels", help="Compare decoded pixels, not files (slower).")] = False,
+    looks: Annotated[
+        bool, typer.Option("--looks", help="Find scaled, recompressed, cut and brightened copies too (slower).")
+    ] = False,
     run: Annotated[list[Path], typer.Option(help="Folder of `eval` or `score` to store the finding in.")] = [],  # noqa: B006
     split: Annotated[str | None, typer.Option(help="Default: the one that the field reports.")] = None,
     as_json: Json = False,
 ) -> None:
     """Which images and questions of a benchmark stand in training data; with --run, what that does to its score."""
-    bodies = find_leakage(name, data, split, against, run, images, pixels, quiet=as_json)
+    bodies = find_leakage(name, data, split, against, run, images, looks, quiet=as_json)
     if as_json:
         print(json.dumps(bodies if len(bodies) > 1 else bodies[0], indent=1, ensure_ascii=False))
 
@@ -143,7 +145,7 @@ def find_leakage(
     against: list[str],
     runs: list[Path],
     images: Path | None = None,
-    pixels: bool = False,
+    looks: bool = False,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """What is found, with each run's score beside it and in its folder; printed unless `quiet`."""
@@ -153,7 +155,7 @@ def find_leakage(
     benchmark = benchmarks.load(name, data, split)
     for folder in runs:  # before everything is read
         leaks.require_run(folder, benchmark.name, benchmark.split, dict(benchmark.sha256))
-    body = leaks.check(benchmark, against, images, pixels)
+    body = leaks.check(benchmark, against, images, looks)
     bodies = [leaks.beside(folder, body) for folder in runs]
     if not quiet:
         table(*leaks.table(body), False, f"{body['benchmark']}, {body['split']}: seen in training")

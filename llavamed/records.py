@@ -66,6 +66,7 @@ class Pair(_Record):
     width: int = 0  # pixels
     height: int = 0  # pixels
     sha256: str = ""  # of the image's bytes
+    phash: str = ""  # perceptual hash, 64 bits as 16 hex digits: close for pictures that look the same
     domain: str = "other"
     domain_score: float = 0.0  # 0-1, share of the keyword votes
     is_plot: bool = False  # a chart or a diagram, not a picture of a patient or specimen

@@ -8,8 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llavamed.corpus.build import WITHOUT_IMAGE
-from llavamed.corpus.store import Corpus
+from llavamed.corpus.store import WITHOUT_IMAGE, Corpus
 from llavamed.errors import InputError
 from llavamed.records import Pair, read_jsonl
 

@@ -18,20 +18,23 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from llavamed import manifest
+from llavamed.corpus import duplicates
 from llavamed.errors import InputError
 from llavamed.records import Pair
 
 INDEX = "index.parquet"
+WITHOUT_IMAGE = "without_image.jsonl"  # the pairs whose image was missing
 PAIRS_PER_SHARD = 1000
 _HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
 _KEY_LENGTH = 80  # a tar header holds names of 100 bytes
@@ -41,14 +44,16 @@ _KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "g
 
 _TYPES = {"str": pa.string(), "int": pa.int32(), "float": pa.float64(), "bool": pa.bool_()}
 _MENTION = pa.struct([(name, pa.string()) for name in ("sentence", "paragraph", "section", "panels")])
-_SCHEMA = pa.schema(
-    [("key", pa.string()), ("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
-    + [
-        (f.name, pa.list_(_MENTION) if f.name == "mentions" else _TYPES[str(f.type)])
-        for f in fields(Pair)
-        if f.name != "key"
-    ]
-)
+_PLACE = [("key", pa.string()), ("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
+_FIELDS = [
+    (f.name, pa.list_(_MENTION) if f.name == "mentions" else _TYPES[str(f.type)])
+    for f in fields(Pair)
+    if f.name != "key"
+]
+GROUPS = ("image_group", "caption_group")  # "" for a pair that is alone
+_SCHEMA = pa.schema([*_PLACE, *_FIELDS, *((name, pa.string()) for name in GROUPS)])
+MINHASH = "minhash"
+_UNIT_SCHEMA = pa.schema([*_PLACE, *_FIELDS, (MINHASH, pa.list_(pa.uint32()))])
 
 
 def make_key(article: str, figure: str, taken: set[str]) -> str:
@@ -82,28 +87,35 @@ def as_stored(data: bytes, image: Image.Image | None) -> tuple[str, bytes]:
 class CorpusWriter:
     """Writes pairs in the order they come. A context manager; the index is whole when it is left without error.
 
-    The folder is a corpus only once its manifest is written, which is the caller's last step.
+    `unit` numbers the shards; with `captions` the index has each caption's MinHash as well. The folder is a corpus only
+    once its manifest is written, which is the caller's last step.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, unit: int = 0, captions: bool = False) -> None:
         self.folder = folder
         self.count = 0
+        self.shards: list[Path] = []
+        self._unit = unit
         self._tar: tarfile.TarFile | None = None
         self._rows: list[dict[str, Any]] = []
-        self._index = pq.ParquetWriter(folder / INDEX, _SCHEMA, compression="zstd")
+        self._schema = _UNIT_SCHEMA if captions else _SCHEMA
+        self._index = pq.ParquetWriter(folder / INDEX, self._schema, compression="zstd")
 
-    def add(self, pair: Pair, data: bytes) -> None:
-        """`data` are the bytes of the member `pair.file`."""
+    def add(self, pair: Pair, data: bytes, caption: np.ndarray | None = None) -> tuple[str, int, int]:
+        """`data` are the bytes of the member `pair.file`, `caption` its caption's MinHash. Returns where the bytes lie:
+        shard, offset, size."""
         if self.count % PAIRS_PER_SHARD == 0:
-            self._close_shard()
-            self._tar = tarfile.open(self._shard(), "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._next_shard()
         assert self._tar is not None
         assert pair.file.partition(".")[0] == pair.key, f"{pair.file} is not a member for {pair.key}"
         offset = self._member(pair.file, data)
         self._member(f"{pair.key}.txt", pair.caption.encode())
         self._member(f"{pair.key}.json", json.dumps(pair.to_json(), ensure_ascii=False, sort_keys=True).encode())
-        self._rows.append({**pair.to_json(), "shard": self._shard().name, "offset": offset, "size": len(data)})
+        place = (self.shards[-1].name, offset, len(data))
+        row = {**pair.to_json(), **dict(zip(("shard", "offset", "size"), place, strict=True))}
+        self._rows.append({**row, MINHASH: None if caption is None else caption.tolist()})
         self.count += 1
+        return place
 
     def _member(self, name: str, data: bytes) -> int:
         """Append one file; returns where its bytes begin in the shard."""
@@ -114,15 +126,20 @@ class CorpusWriter:
         padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         return self._tar.offset - padded
 
-    def _shard(self) -> Path:
-        return self.folder / f"shard-{self.count // PAIRS_PER_SHARD:06d}.tar"
+    def _next_shard(self) -> None:
+        self._close_shard()
+        more = f"-{len(self.shards):03d}" if self.shards else ""
+        self.shards.append(self.folder / f"shard-{self._unit:06d}{more}.tar")
+        self._tar = tarfile.open(self.shards[-1], "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
 
     def _close_shard(self) -> None:
         if self._tar is not None:
             self._tar.close()
             self._tar = None
         if self._rows:
-            self._index.write_table(pa.Table.from_pylist(self._rows, _SCHEMA))
+            names = self._schema.names
+            rows = [{name: row[name] for name in names if name in row} for row in self._rows]
+            self._index.write_table(pa.Table.from_pylist(rows, self._schema))
             self._rows = []
 
     def __enter__(self) -> CorpusWriter:
@@ -133,13 +150,55 @@ class CorpusWriter:
         self._index.close()
 
 
+def _table(part: bytes, columns: list[str] | None = None) -> pa.Table:
+    return pq.read_table(pa.BufferReader(part), columns=columns, use_threads=False)
+
+
+def read_keys(part: bytes) -> list[str]:
+    """The keys in a unit's index."""
+    found: list[str] = _table(part, ["key"])["key"].to_pylist()
+    return found
+
+
+def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, int]:
+    """Join the units' indexes into one, with the groups of pairs that say the same; returns how many there are.
+
+    Two passes: the first keeps a key, two hashes and a caption's minima of each pair, the second copies the rows.
+    """
+    parts = list(parts)
+    keys, digests = pa.chunked_array([], pa.string()), pa.chunked_array([], pa.string())
+    hashes, minima, long = [np.zeros(0, np.uint64)], [np.zeros((0, duplicates.MINIMA), np.uint32)], [np.zeros(0, bool)]
+    for part in parts:
+        table = _table(part(), ["key", "sha256", "phash", MINHASH])
+        keys = pa.chunked_array(keys.chunks + table["key"].chunks, pa.string())
+        digests = pa.chunked_array(digests.chunks + table["sha256"].chunks, pa.string())
+        hashes.append(np.array([int(h, 16) for h in table["phash"].to_pylist()], np.uint64))
+        long.append(np.array([one is not None for one in table[MINHASH].to_pylist()], bool))
+        flat = np.array([one or [0] * duplicates.MINIMA for one in table[MINHASH].to_pylist()], np.uint32)
+        minima.append(flat.reshape(len(table), duplicates.MINIMA))
+    groups = (
+        duplicates.image_groups(digests.to_pylist(), np.concatenate(hashes)),
+        duplicates.caption_groups(np.concatenate(minima), np.concatenate(long)),
+    )
+    start = 0
+    with pq.ParquetWriter(out, _SCHEMA, compression="zstd") as writer:
+        for part in parts:
+            table = _table(part()).drop_columns([MINHASH])
+            for column, found in zip(GROUPS, groups, strict=True):
+                names = [keys[int(g)].as_py() if g >= 0 else "" for g in found[start : start + len(table)]]
+                table = table.append_column(column, pa.array(names, pa.string()))
+            writer.write_table(table.cast(_SCHEMA))
+            start += len(table)
+    return {name: len(set(found[found >= 0].tolist())) for name, found in zip(GROUPS, groups, strict=True)}
+
+
 class Corpus:
     """A finished corpus folder. Raises InputError if it is not one."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        body = manifest.require(folder, "corpus", _HINT)
-        self.fingerprint: str = body["fingerprint"]
+        self.body = manifest.require(folder, "corpus", _HINT)
+        self.fingerprint: str = self.body["fingerprint"]
         try:
             self._index = pq.ParquetFile(folder / INDEX)
             places = self._index.read(columns=["key", "shard", "offset", "size"]).to_pydict()

@@ -1,29 +1,24 @@
-"""What a person reads about a corpus: `ATTRIBUTION.md` and `report.html`.
-
-A `Summary` is filled while the corpus is built. Its sample of pairs is the 24 whose keys have the
-smallest hashes: spread over all articles, the same in every build, and known without a second pass.
-Pairs with an image come before pairs without.
-"""
+"""What a person reads about a corpus: `ATTRIBUTION.md` and `report.html`, from the tally of all its units."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llavamed.corpus.tally import Tally
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.manifest import Manifest, write_atomic
-from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
 from llavamed.report import Page
 
 ATTRIBUTION = "ATTRIBUTION.md"
 REPORT = "report.html"
-_SAMPLES = 24
 _ROWS = 50  # articles left out that the page names
 
-_COUNTS = (
+# In the order of the manifest.
+COUNTS = (
     "articles",
     "articles_left_out",
     "figures",
@@ -32,6 +27,7 @@ _COUNTS = (
     "mentions_bare",  # table cells that say "Fig. 5" and no more
     "citations",  # links to a figure, captions' own included
     "citations_unresolved",  # of them those that name a figure which is not in the file; the manifest lists them
+    "pairs",
 )
 
 # What the reasons mean, for the page.
@@ -82,105 +78,100 @@ _MEANING = {
     "too_small": "the short side is under corpus.min_side",
     "too_elongated": "the sides' ratio is over corpus.max_aspect",
     "near_constant": "a blank or single-coloured image",
+    "benchmark_image": "an image of a benchmark (audit.html); taken out",
+    "benchmark_question": "caption or mentions hold a question of a benchmark (audit.html); taken out",
 }
 
 
-class Summary:
-    """Counts of one build, by what and by reason."""
+def describe(result: Manifest, tally: Tally) -> None:
+    """Put funnel, domains and licences into the manifest; its counts are there."""
+    result.funnel = {**_sorted(tally.articles_funnel, "article_"), **_sorted(tally.funnel)}
+    found, accounted = result.counts["figure_images"], result.counts["pairs"] + tally.funnel.total()
+    assert found == accounted, "a figure is not accounted for"
+    result.extra = {"domains": _sorted(tally.domains), "licences": _sorted(tally.licences)}
+    result.extra["articles_left_out"] = tally.left_out
+    result.extra["citations_unresolved"] = tally.unresolved
 
-    def __init__(self, articles: str, section: CorpusSection) -> None:
-        self.articles, self.section = articles, section
-        self.counts: Counter[str] = Counter(dict.fromkeys(_COUNTS, 0))
-        self.funnel: Counter[str] = Counter()
-        self.articles_funnel: Counter[str] = Counter()
-        self.domains: Counter[str] = Counter()
-        self.licences: Counter[str] = Counter()
-        self.left_out: list[dict[str, str]] = []
-        self.unresolved: list[dict[str, str]] = []
-        self._credits: dict[str, Pair] = {}  # article -> its first pair
-        self._samples: list[tuple[bool, str, Pair, str]] = []  # (no image, hash of the key, pair, image URL)
 
-    def leave_out(self, where: str, reason: str, message: str) -> None:
-        """Count an article that is not read."""
-        self.counts["articles_left_out"] += 1
-        self.articles_funnel[reason] += 1
-        self.left_out.append({"where": where, "reason": reason, "message": message})
+def _sorted(counter: Counter[str], prefix: str = "") -> dict[str, int]:
+    return {f"{prefix}{key}": counter[key] for key in sorted(counter)}
 
-    def keep(self, pair: Pair) -> None:
-        """Count a pair that is written."""
-        kind = f"{pair.domain} (plot or diagram)" if pair.is_plot else pair.domain
-        self.domains[kind] += 1
-        self.licences[pair.licence] += 1
-        self._credits.setdefault(pair.article, pair)
 
-    def show(self, pair: Pair, image: bytes | None) -> None:
-        """Take the pair into the page's sample if its hash is among the smallest."""
-        rank = (image is None, hashlib.sha256(pair.key.encode()).hexdigest())
-        if len(self._samples) == _SAMPLES and rank > self._samples[-1][:2]:
-            return
-        self._samples.append((*rank, pair, thumbnail(image) if image is not None else ""))
-        self._samples.sort(key=lambda sample: sample[:2])
-        del self._samples[_SAMPLES:]
+def write_attribution(out: Path, tally: Tally) -> None:
+    lines = [
+        "# Attribution",
+        "",
+        "The figures and texts of this corpus come from the articles below, under the licence named with each.",
+        "Articles of PubMed Central are courtesy of the U.S. National Library of Medicine. Retractions and new",
+        "versions after the day of download are not reflected here. Pictures were left as they were published, but for",
+        "TIFF and BMP, which became PNG; captions lost their markup.",
+        "",
+        "| licence | pairs |",
+        "|---|---|",
+        *(f"| {name} | {count} |" for name, count in _by_count(tally.licences)),
+        "",
+    ]
+    credits = (tally.credits[name] for name in sorted(tally.credits))
+    write_atomic(out / ATTRIBUTION, "\n".join([*lines, *credits]) + "\n")
 
-    def write(self, out: Path, result: Manifest) -> None:
-        write_atomic(out / ATTRIBUTION, self._attribution())
-        self._page(result).write(out / REPORT)
 
-    def _attribution(self) -> str:
-        lines = [
-            "# Attribution",
-            "",
-            "The figures and texts of this corpus come from the articles below, under the licence named with each.",
-            "Articles of PubMed Central are courtesy of the U.S. National Library of Medicine. Retractions and new",
-            "versions after the day of download are not reflected here.",
-            "",
-        ]
-        for name, pair in sorted(self._credits.items()):
-            link = f" https://doi.org/{pair.doi}" if pair.doi else ""
-            lines.append(f"- {pair.title or name} ({name}). {pair.licence}.{link}")
-        return "\n".join(lines) + "\n"
-
-    def _page(self, result: Manifest) -> Page:
-        counts = result.counts
-        page = Page(
-            "Corpus",
-            f"Pairs of figure and text from {self.articles}; licence policy: {self.section.licence}.",
-            {name: f"{counts[name]:,}" for name in ("articles", "figures", "mentions", "pairs")},
-        )
+def write_page(
+    out: Path, result: Manifest, tally: Tally, articles: str, image: Callable[[list[Any]], bytes | None]
+) -> None:
+    """`image` gives the bytes at a place (shard, offset, size)."""
+    counts = result.counts
+    page = Page(
+        "Corpus",
+        f"Pairs of figure and text from {articles}; licence policy: {result.settings['licence']}.",
+        {name: f"{counts[name]:,}" for name in ("articles", "figures", "mentions", "pairs")},
+    )
+    page.table("Articles", ("", "articles", "meaning"), _rows("used", counts["articles"], tally.articles_funnel))
+    page.table(
+        "Figures",
+        ("", "images", "meaning"),
+        [
+            ("named by the articles", f"{counts['figure_images']:,}", "one for each image of a figure"),
+            *_rows("pairs", counts["pairs"], tally.funnel),
+        ],
+        "Each image that is left out is counted once, under the first check that it fails.",
+    )
+    page.table(
+        "Domains", ("domain", "pairs"), _by_count(tally.domains), "By the words of the caption, mentions and title."
+    )
+    page.table("Licences", ("licence", "pairs"), _by_count(tally.licences))
+    page.table(
+        "Said more than once",
+        ("", "groups"),
+        [(name.replace("_groups", "s"), f"{counts[name]:,}") for name in ("image_groups", "caption_groups")],
+        "Pairs with the same or nearly the same image or caption; they are kept, and the index names their group.",
+    )
+    if audits := result.extra.get("audits"):
+        names = ("benchmark", "images_found", "questions_found", "pairs")
         page.table(
-            "Articles", ("", "articles", "meaning"), self._rows("used", counts["articles"], self.articles_funnel)
-        )
-        page.table(
-            "Figures",
-            ("", "images", "meaning"),
-            [
-                ("named by the articles", f"{counts['figure_images']:,}", "one for each image of a figure"),
-                *self._rows("pairs", counts["pairs"], self.funnel),
-            ],
-            "Each image that is left out is counted once, under the first check that it fails.",
-        )
-        page.table(
-            "Domains", ("domain", "pairs"), _by_count(self.domains), "By the words of the caption, mentions and title."
-        )
-        page.table("Licences", ("licence", "pairs"), _by_count(self.licences))
-        if self.left_out:
-            named = [(row["where"], row["reason"], row["message"]) for row in self.left_out[:_ROWS]]
-            page.table("Articles left out", ("file", "reason", "message"), named, f"The first {len(named)} of them.")
-        if self._samples:
-            page.cards("A sample", [_card(pair, url) for _, _, pair, url in self._samples])
-        return page
+            "Audited against", ("benchmark", "its images found", "its questions found", "pairs taken out"),
+            [[one[name] for name in names] for one in audits],
+        )  # fmt: skip
+        page.links("What was found", [("audit.html", "audit.html")])
+    if tally.left_out:
+        named = [(row["where"], row["reason"], row["message"]) for row in tally.left_out[:_ROWS]]
+        page.table("Articles left out", ("file", "reason", "message"), named, f"The first {len(named)} of them.")
+    if tally.samples:
+        page.cards("A sample", [_card(Pair.from_json(one["pair"]), one["place"], image) for one in tally.samples])
+    page.write(out / REPORT)
 
-    @staticmethod
-    def _rows(first: str, count: int, funnel: Counter[str]) -> list[tuple[str, str, str]]:
-        dropped = [(reason, f"-{n:,}", _MEANING.get(reason, "")) for reason, n in funnel.most_common()]
-        return [*dropped, (first, f"{count:,}", "")]
+
+def _rows(first: str, count: int, funnel: Counter[str]) -> list[tuple[str, str, str]]:
+    dropped = [(reason, f"-{n:,}", _MEANING.get(reason, "")) for reason, n in funnel.most_common()]
+    return [*dropped, (first, f"{count:,}", "")]
 
 
 def _by_count(counter: Counter[str]) -> list[tuple[str, str]]:
     return [(name, f"{count:,}") for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _card(pair: Pair, url: str) -> dict[str, Any]:
+def _card(pair: Pair, place: list[Any] | None, image: Callable[[list[Any]], bytes | None]) -> dict[str, Any]:
+    data = image(place) if place else None
+    url = thumbnail(data) if data else ""
     lines = [("caption", pair.caption)]
     lines += [(f"mention {mention.panels}".strip(), mention.sentence) for mention in pair.mentions[:3]]
     kind = ", ".join([pair.domain, *["plot"] * pair.is_plot, *["compound"] * pair.is_compound, pair.licence])

@@ -4,11 +4,10 @@ In: a benchmark, and one or several sources of training data: a corpus folder, a
 or another split of a benchmark. Out: which images and questions of the benchmark occur there, and, where a run was
 scored, its score on the questions whose image was seen beside its score on the others. Nothing is removed.
 
-An image is the same if its bytes are (sha256), or, asked for, if its decoded pixels are: a TIFF that became a PNG in
-the corpus has other bytes and the same pixels. A picture that was scaled or compressed again is neither and is not
-found here. A question is the same if it is in the same words, letter case, spacing and punctuation aside. Many
-questions are asked of many images ("Is this a CT?"), so a question alone says little, and the same question about
-the same image says that the answer itself may have been learned.
+Both are recognised as `corpus.held_out` says, which `corpus audit` uses too (it removes what it finds): an image by its
+bytes or, asked for, by how it looks, so that a scaled, recompressed or cut copy is found as well; a question by its
+words. Many questions are asked of many images ("Is this a CT?"), so a question alone says little, and the same question
+about the same image says that the answer itself may have been learned.
 """
 
 from __future__ import annotations
@@ -16,11 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from llavamed.corpus.audit import Against
+from llavamed.corpus.held_out import HeldOut, Sighting, words
 from llavamed.corpus.store import INDEX, Corpus, open_images
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, show
@@ -28,94 +30,98 @@ from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.compare import LEAKAGE, Run, credits, headline
 from llavamed.evaluate.compare import load as load_runs
 from llavamed.evaluate.statistics import bootstrap
-from llavamed.imaging.decode import decode
 from llavamed.instruct import formats
-from llavamed.manifest import write_atomic
+from llavamed.manifest import fingerprint, write_atomic
 from llavamed.progress import track
 from llavamed.records import Conversation, read_conversations
 
 _EXAMPLES = 10
-_WORDS = re.compile(r"\w+")
 _Record = tuple[str, tuple[str, ...], tuple[str, ...]]  # where, names of images, questions
 _SPLIT = re.compile(r"(?P<name>[a-z0-9_-]+):(?P<split>[^=]+)=(?P<data>.+)")
-
-Hash = Callable[[bytes], str]
+_HOW = {
+    True: "bytes, pixels and looks (altered copies are found)",
+    False: "bytes (sha256); scaled or recompressed copies are not found",
+}
 
 
 @dataclass
 class Seen:
-    """What one source holds. A pair is (image's hash, question's words)."""
+    """What of the benchmark one source holds. A pair is (image's name, question's words)."""
 
     source: str
-    images: dict[str, str] = field(default_factory=dict)  # hash -> where
-    questions: dict[str, str] = field(default_factory=dict)  # words -> where
+    images: dict[str, str] = field(default_factory=dict)  # name -> where
+    questions: set[str] = field(default_factory=set)  # words
     pairs: set[tuple[str, str]] = field(default_factory=set)
     unreadable: int = 0  # images that could not be looked at
     asks: bool = True  # False: it holds no questions (a corpus)
 
-    def add(self, where: str, hashes: Sequence[str], questions: Sequence[str]) -> None:
-        for found in hashes:
-            self.images.setdefault(found, where)
-        for question in filter(None, map(words, questions)):
-            self.questions.setdefault(question, where)
-            self.pairs.update((found, question) for found in hashes)
-
-
-def words(text: str) -> str:
-    """The words of a question alone: "Is there a  Nodule?" -> "is there a nodule"."""
-    return " ".join(_WORDS.findall(text.casefold()))
+    def add(self, where: str, names: Iterable[str], questions: Iterable[str]) -> None:
+        asked = set(map(words, questions))
+        self.questions |= asked
+        for name in names:
+            self.images.setdefault(name, where)
+            self.pairs.update((name, question) for question in asked)
 
 
 def check(
-    benchmark: Benchmark, sources: Sequence[str], images: Path | None = None, pixels: bool = False
+    benchmark: Benchmark, sources: Sequence[str], images: Path | None = None, looks: bool = False
 ) -> dict[str, Any]:
     """Look the benchmark up in every source: a corpus folder, a .jsonl or .json of conversations (its images below
     `images`, a folder or a corpus), or `BENCHMARK:SPLIT=FOLDER`. Returns the content of `leakage.json`.
 
     Raises InputError for a source that is none of these.
     """
-    make = _pixels if pixels else _bytes
+    questions = [question.question for question in benchmark.questions]
     read = benchmark.read_image if benchmark.has_images else None
-    hashes = {name: _hash(read, name, make) for name in benchmark.image_names}
-    found = [_seen(source, images, make, pixels) for source in sources]
+    held = HeldOut(benchmark.image_names, read, questions, looks)
     rows = []
-    for seen in found:
-        by_image = [q.id for q in benchmark.questions if any(hashes[image] in seen.images for image in q.images)]
-        by_words = [q.id for q in benchmark.questions if words(q.question) in seen.questions]
+    for seen in [_seen(source, images, held) for source in sources]:
+        by_image = [q.id for q in benchmark.questions if any(image in seen.images for image in q.images)]
+        by_words = [q.id for q in benchmark.questions if words(q.question) in seen.questions - {""}]
         both = [
-            q.id
-            for q in benchmark.questions
-            if any((hashes[image], words(q.question)) in seen.pairs for image in q.images)
+            q.id for q in benchmark.questions if any((image, words(q.question)) in seen.pairs for image in q.images)
         ]
         first = set(by_image[:_EXAMPLES])
         rows.append({
             "source": seen.source,
-            "images": sum(found in seen.images for found in hashes.values()),
+            "images": len(seen.images),
             "questions_on_seen_images": len(by_image),
             "questions_in_the_same_words": len(by_words) if seen.asks else None,  # None: there are none to compare with
             "same_image_and_question": len(both) if seen.asks else None,
             "unreadable_images": seen.unreadable,
             "examples": [
-                {"id": q.id, "image": image, "seen_as": seen.images[hashes[image]]}
+                {"id": q.id, "image": image, "seen_as": seen.images[image]}
                 for q in benchmark.questions
                 if q.id in first
                 for image in q.images
-                if hashes[image] in seen.images
+                if image in seen.images
             ],
             "ids": by_image,
         })  # fmt: skip
-    unreadable = sum(not value for value in hashes.values())
     body = {
         "benchmark": benchmark.name,
         "split": benchmark.split,
         "data_sha256": dict(benchmark.sha256),
-        "compared": "decoded pixels (sha256)" if pixels else "bytes (sha256)",
-        "n_images": len(hashes),
+        "compared": _HOW[looks],
+        "n_images": len(benchmark.image_names),
         "n_questions": len(benchmark.questions),
-        "unreadable_images": unreadable,
+        "unreadable_images": held.unreadable,
         "sources": rows,
     }
     return body | {"told": told(body)}
+
+
+def against(name: str, data: Path) -> Against:
+    """A benchmark, all of its splits that are in the folder, as `corpus.audit` takes it."""
+    splits = benchmarks.load_all(name, data)
+    images = dict.fromkeys(image for one in splits for image in one.image_names if one.has_images)
+    return Against(
+        f"{splits[0].name} ({', '.join(one.split for one in splits)})",
+        tuple(images),
+        splits[0].read_image if images else None,
+        tuple(dict.fromkeys(q.question for one in splits for q in one.questions)),
+        fingerprint([[one.split, dict(one.sha256), one.images_fingerprint] for one in splits]),
+    )
 
 
 def require_sources(sources: Sequence[str]) -> None:
@@ -139,7 +145,7 @@ def told(body: Mapping[str, Any]) -> str:
             parts[-1] += f" ({row['unreadable_images']} of its images could not be read)"
     if body["unreadable_images"]:
         parts.append(f"{body['unreadable_images']} images of the benchmark could not be read and are not compared")
-    return f"{'; '.join(parts)}. Compared by {body['compared']}; scaled or recompressed copies are not found."
+    return f"{'; '.join(parts)}. Compared by {body['compared']}."
 
 
 def table(body: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
@@ -204,7 +210,7 @@ def scores_table(body: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["metric, % (95 % interval)", "image in the training data", "score", "n"], rows
 
 
-def _seen(source: str, images: Path | None, make: Hash, pixels: bool) -> Seen:
+def _seen(source: str, images: Path | None, held: HeldOut) -> Seen:
     split = _SPLIT.fullmatch(source)
     path = Path(source)
     if split:
@@ -213,19 +219,25 @@ def _seen(source: str, images: Path | None, make: Hash, pixels: bool) -> Seen:
         read = benchmark.read_image if benchmark.has_images else None
         rows: Iterator[_Record] = ((q.id, q.images, (q.question,)) for q in benchmark.questions)
     elif path.is_dir() and (path / INDEX).is_file():
-        return _in_corpus(Corpus(path), source, make if pixels else None)
+        return _in_corpus(Corpus(path), source, held)
     elif path.is_file():
         seen, read = Seen(source), open_images(images) if images is not None else None
         rows = ((c.id, c.images, _asked(c)) for c in _conversations(path))
     else:
         raise _no_source(source)
-    known: dict[str, str] = {}
+    known: dict[str, tuple[str, ...]] = {}  # an image's name there -> its names in the benchmark
     for where, names, questions in track(rows, f"reading {seen.source}", unit="records"):
         for name in names:
             if name not in known:
-                known[name] = _hash(read, name, make)
-        seen.add(f"{seen.source}: {where}", [known[name] for name in names if known[name]], questions)
-    seen.unreadable = sum(not value for value in known.values())
+                try:
+                    if read is None:
+                        raise InputError(f"{name}: not here")
+                    data = read(name)
+                    known[name] = _names(held.image(hashlib.sha256(data).hexdigest(), partial(bytes, data)))
+                except (InputError, OSError):
+                    known[name] = ()
+                    seen.unreadable += 1
+        seen.add(f"{seen.source}: {where}", [of for name in names for of in known[name]], questions)
     return seen
 
 
@@ -235,14 +247,20 @@ def _no_source(source: str) -> InputError:
     )
 
 
-def _in_corpus(corpus: Corpus, source: str, make: Hash | None) -> Seen:
-    """The index knows the sha256 of every image; pixels have to be read."""
+def _in_corpus(corpus: Corpus, source: str, held: HeldOut) -> Seen:
+    """The index knows the sha256 of every image; to see what it looks like it has to be read."""
     seen = Seen(source, asks=False)
     for pair in track(corpus.pairs(), f"reading {source}", total=len(corpus), unit="pairs"):
-        found = pair.sha256 if make is None else _hash(corpus.image, pair.key, make)
-        seen.unreadable += not found
-        seen.add(f"{source}: {pair.key}", [found] if found else [], ())
+        try:
+            found = _names(held.image(pair.sha256, partial(corpus.image, pair.key)))
+        except InputError:
+            found, seen.unreadable = (), seen.unreadable + 1
+        seen.add(f"{source}: {pair.key}", found, ())
     return seen
+
+
+def _names(sighting: Sighting | None) -> tuple[str, ...]:
+    return sighting.names if sighting else ()
 
 
 def _conversations(path: Path) -> Iterator[Conversation]:
@@ -254,22 +272,3 @@ def _conversations(path: Path) -> Iterator[Conversation]:
 
 def _asked(conversation: Conversation) -> tuple[str, ...]:
     return tuple(message.text for message in conversation.messages if message.role == "user")
-
-
-def _hash(read: Callable[[str], bytes] | None, name: str, make: Hash) -> str:
-    """ "" for an image that is not there or cannot be decoded."""
-    if read is None:
-        return ""
-    try:
-        return make(read(name))
-    except (InputError, OSError):
-        return ""
-
-
-def _bytes(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _pixels(data: bytes) -> str:
-    image = decode(data)
-    return hashlib.sha256(f"{image.width}x{image.height}".encode() + image.tobytes()).hexdigest()

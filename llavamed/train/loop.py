@@ -60,6 +60,7 @@ from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
 from llavamed.train.ranks import Ranks, shard, whole, widen
+from llavamed.train.saver import Saver
 from llavamed.train.track import Trackers
 from llavamed.train.validate import (
     SAMPLES,
@@ -115,7 +116,15 @@ def run_stage(
     progress = Progress(title, schedule.examples_before(schedule.total), "examples", schedule.examples_before(done))
     saved = time.monotonic()
     trackers = Trackers(train.trackers if ranks.first else (), out.parent, name, made_from.settings, done)
-    with packed(model), contextlib.closing(source), _stop_signals() as stop, progress, run.log() as log, trackers:
+    with (
+        packed(model),
+        contextlib.closing(source),
+        _stop_signals() as stop,
+        progress,
+        run.log() as log,
+        trackers,
+        run.saver,
+    ):
         for number, (step, packs) in enumerate(source, done):
             row = run.step(number, step, packs)
             log.write(json.dumps(row) + "\n")
@@ -131,7 +140,10 @@ def run_stage(
                     os.fsync(log.fileno())  # the log must reach as far as the checkpoint
                 run.save(done)
                 saved = time.monotonic()
-                stop.leave()
+                if stop.asked:
+                    run.saver.wait()
+                    stop.leave()
+        run.saver.wait()
         finished = run.finish(made_from)
         stop.agree(ranks, False)
         stop.leave()
@@ -177,6 +189,8 @@ class _Run:
         self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
         self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas, train.optimizer_state)
         self.state = training_state(self.parameters, self.optimizer)
+        keep, beside = train.keep_checkpoints, train.checkpoint_in_background
+        self.saver = Saver(out / CHECKPOINTS, fingerprint, keep, ranks, beside)
         self.meter = Meter(model.config, examples, schedule, stage, train.dtype, self.device, ranks.world)
 
     def resume_or_begin(self, resume: bool) -> int:
@@ -206,6 +220,7 @@ class _Run:
             self._check_disk()
         self.ranks.wait()
         path = self.save(0)
+        self.saver.wait()
         if not checkpoint.matches(path, self.state, self.ranks):
             raise RuntimeError(
                 f"{path}: what was read back is not what was written; the disk is faulty, or the model that was "
@@ -218,8 +233,7 @@ class _Run:
 
     def save(self, done: int) -> Path:
         self.ranks.doing(f"saving the checkpoint of step {done}")
-        keep, folder = self.train.keep_checkpoints, self.out / CHECKPOINTS
-        return checkpoint.save(folder, done, self.state, self.fingerprint, keep, self.ranks, self.best())
+        return self.saver.save(done, self.state, self.best())
 
     def best(self) -> int | None:
         """The step whose model the stage is to leave, if it is not simply the last."""

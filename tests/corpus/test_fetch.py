@@ -93,7 +93,7 @@ def test_a_fetch_killed_twice_ends_with_the_tree_of_one_that_was_not(tmp_path: P
         again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert again.returncode == 0, again.stderr
         assert "going on after" in again.stderr
-        assert len(whole) > 0.6 * 85
+        assert len(whole) >= 0.6 * 85
         again_paid = [key for key in server.asked - before if key.split("/")[0] in whole]
         assert not again_paid, "what is whole is not paid twice"
         straight = fetch(tmp_path / "straight", quick(server, ids=listed))

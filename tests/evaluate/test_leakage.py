@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import sys
@@ -61,13 +62,13 @@ def test_conversations_are_compared_by_bytes_and_by_words(
     assert "3 of its images could not be read" in without["told"]
 
 
-def test_pixels_find_a_copy_in_another_format(colour_benchmark: Benchmark, colours: Path, tmp_path: Path) -> None:
+def test_looks_find_a_copy_in_another_format(colour_benchmark: Benchmark, colours: Path, tmp_path: Path) -> None:
     images = tmp_path / "train"
     images.mkdir()
     Image.open(colours / "images" / "0.png").save(images / "x.bmp")
     write_jsonl(tmp_path / "t.jsonl", [Conversation("a", ("x.bmp",), (user("?", 1), assistant("!")))])
     assert found(colour_benchmark, tmp_path / "t.jsonl", images=images)["images"] == 0
-    assert found(colour_benchmark, tmp_path / "t.jsonl", images=images, pixels=True)["images"] == 3
+    assert found(colour_benchmark, tmp_path / "t.jsonl", images=images, looks=True)["images"] == 3
 
 
 def test_a_corpus_is_known_by_its_index(colour_benchmark: Benchmark, colours: Path, tmp_path: Path) -> None:
@@ -75,7 +76,7 @@ def test_a_corpus_is_known_by_its_index(colour_benchmark: Benchmark, colours: Pa
     corpus.mkdir()
     data = (colours / "images" / "1.png").read_bytes()
     with CorpusWriter(corpus) as writer:
-        writer.add(Pair("k", "k.png", "A green square.", sha256=leakage._bytes(data)), data)
+        writer.add(Pair("k", "k.png", "A green square.", sha256=hashlib.sha256(data).hexdigest()), data)
     manifest.Manifest("corpus").write(corpus)
     body = leakage.check(colour_benchmark, [str(corpus)])
     (row,) = body["sources"]
@@ -83,7 +84,7 @@ def test_a_corpus_is_known_by_its_index(colour_benchmark: Benchmark, colours: Pa
     assert leakage.table(body)[1][0][1:] == ["3 of 18", "9 of 54", "it has no questions", "it has no questions"]
     assert body["told"].startswith(f"3 of 18 images also stand in {corpus}. Compared")
     assert row["examples"][0] == {"id": "1a", "image": "1.png", "seen_as": f"{corpus}: k"}
-    assert leakage.check(colour_benchmark, [str(corpus)], pixels=True)["sources"][0]["images"] == 3
+    assert leakage.check(colour_benchmark, [str(corpus)], looks=True)["sources"][0]["images"] == 3
 
 
 def test_another_split_agrees_with_the_overlap_that_is_known(shared_data: Path) -> None:

@@ -261,6 +261,25 @@ def test_a_process_that_slept_does_not_take_its_own_silence_for_the_endpoints(en
     assert (found.answered, found.calls, dict(found.broken)) == (40, 40, {})
 
 
+def test_a_disk_that_fails_ends_it_in_one_line(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    def reply(body: dict[str, Any]) -> Said:
+        if len(endpoint.requests) == 10:
+            monkeypatch.setattr("os.fsync", broken)
+        time.sleep(0.02)
+        return Said()
+
+    endpoint.reply = reply
+    with pytest.raises(InputError, match=r"cannot be written .Input/output error"):
+        _ask(endpoint, tmp_path / "j", 5000)
+    monkeypatch.undo()
+    assert 10 <= len(_answered(tmp_path / "j")) < 5000
+
+
 def test_it_runs_inside_a_loop_that_runs_already(endpoint: Server, tmp_path: Path) -> None:
     async def notebook() -> Outcome:
         return _ask(endpoint, tmp_path / "j", 5)

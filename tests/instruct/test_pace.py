@@ -140,4 +140,4 @@ def test_patience_follows_the_silences_and_grows_again_when_the_endpoint_slows_d
     assert patience.limit > 100
     for _ in range(300):
         patience.ended(40.0)
-    assert patience.limit == 160
+    assert patience.limit == 120

@@ -102,7 +102,9 @@ def test_only_the_parts_that_train_change(run: Run, parts: ModelSection, tmp_pat
     assert all("multi_modal_projector" in name for name in changed)
 
 
-@pytest.mark.parametrize("keys", [{}, {"optimizer_state": "bfloat16", "recompute": "selective"}])
+@pytest.mark.parametrize(
+    "keys", [{}, {"optimizer_state": "bfloat16", "recompute": "selective"}, {"checkpoint_in_background": True}]
+)
 def test_a_crash_after_five_steps_and_a_resume_end_as_if_nothing_had_happened(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: dict[str, Any]
 ) -> None:
@@ -130,10 +132,12 @@ def test_a_crash_after_five_steps_and_a_resume_end_as_if_nothing_had_happened(
     assert _weights(tmp_path / "resumed") == _weights(tmp_path / "straight")
 
 
+@pytest.mark.parametrize("in_background", [None, True])
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_the_same(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException]
-) -> None:
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, raised: type[BaseException],
+    in_background: bool | None,
+) -> None:  # fmt: skip
     run(tmp_path / "straight")
     before = signal.getsignal(number)
 
@@ -144,7 +148,7 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_the_same(
 
     _stop_at(monkeypatch, 5, stop)
     with pytest.raises(raised) as caught:
-        run(tmp_path / "resumed")
+        run(tmp_path / "resumed", TRAIN.model_copy(update={"checkpoint_in_background": in_background}))
     if raised is SystemExit:
         assert caught.value.code == 0  # type: ignore[attr-defined]
     assert signal.getsignal(number) is before

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from llavamed.errors import InputError
@@ -36,7 +37,7 @@ from llavamed.evaluate.benchmarks.benchmark import Benchmark, Published
 from llavamed.evaluate.benchmarks.overlap import overlap
 from llavamed.evaluate.benchmarks.recognise import looks_like
 
-__all__ = ["NAMES", "Benchmark", "Published", "load", "overlap", "table"]
+__all__ = ["NAMES", "Benchmark", "Published", "load", "load_all", "overlap", "table"]
 
 _MODULES = (
     vqa_rad,
@@ -83,6 +84,17 @@ def load(name: str, data: Path, split: str | None = None) -> Benchmark:
         if not found or reader.NAME in found:
             raise
         raise InputError(f"{error} (the folder looks like {' or '.join(found)})") from None
+
+
+def load_all(name: str, data: Path) -> list[Benchmark]:
+    """Every split whose files are in the folder. Raises InputError if none is, or for an unknown name."""
+    first = load(name, data)
+    found = [first]
+    for split in dict.fromkeys(_READERS[first.name].SPLITS):
+        if split != first.split:
+            with suppress(InputError):  # not everybody has all of them; the caller says which were there
+                found.append(load(name, data, split))
+    return found
 
 
 def table() -> list[list[str]]:

@@ -1,0 +1,111 @@
+"""Where a corpus is written: a folder of this machine, or any place that fsspec reaches (`s3://bucket/corpus`).
+
+Work units run in many processes, perhaps on many machines, and any of them may be killed. So a file appears under its
+name whole or not at all: locally by rename, in an object store by its nature. An `Output` is one string; it is sent to
+workers as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from llavamed.errors import InputError
+
+_WHOLE_OR_NOT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})  # a put is one step
+_WORKSPACE = ".partial-"
+
+
+@dataclass(frozen=True)
+class Output:
+    place: str
+
+    @property
+    def folder(self) -> Path | None:
+        """The local folder, or None where it is elsewhere."""
+        return None if "://" in self.place else Path(self.place)
+
+    def _far(self) -> tuple[Any, str]:
+        try:
+            import fsspec
+
+            files, root = fsspec.core.url_to_fs(self.place)
+        except (ImportError, ValueError) as error:
+            protocol = self.place.partition("://")[0]
+            hint = f"pip install what fsspec needs for {protocol}, or write to a local folder"
+            raise InputError(f"{self.place}: cannot be written to ({error}); {hint}") from None
+        return files, root.rstrip("/")
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A folder for files in the making, on the same file system where that is a local one."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=_WORKSPACE, dir=self.folder))
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+
+    def clear_workspaces(self) -> None:
+        """Remove those of processes that were killed."""
+        for left in self.folder.glob(f"{_WORKSPACE}*") if self.folder is not None else ():
+            shutil.rmtree(left, ignore_errors=True)
+
+    def put(self, name: str, file: Path) -> None:
+        """Move a file from the workspace to its name."""
+        if self.folder is not None:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, self.folder / name)
+            return
+        files, root = self._far()
+        target = f"{root}/{name}"
+        files.makedirs(target.rpartition("/")[0], exist_ok=True)
+        if files.protocol in _WHOLE_OR_NOT or not _WHOLE_OR_NOT.isdisjoint(files.protocol):
+            files.put_file(str(file), target)
+        else:
+            files.put_file(str(file), f"{target}.tmp")
+            files.mv(f"{target}.tmp", target)
+        file.unlink()
+
+    def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes | None:
+        """The bytes of a file, or a part of them; None if there is no such file."""
+        try:
+            if self.folder is not None:
+                with (self.folder / name).open("rb") as data:
+                    data.seek(offset)
+                    return data.read(-1 if size is None else size)
+            files, root = self._far()
+            with files.open(f"{root}/{name}", "rb") as data:
+                data.seek(offset)
+                found: bytes = data.read() if size is None else data.read(size)
+                return found
+        except FileNotFoundError:
+            return None
+
+    def names(self, pattern: str, below: str = "") -> list[str]:
+        """The files that match, sorted, below one folder."""
+        if self.folder is not None:
+            return sorted(f"{below}{p.name}" for p in (self.folder / below).glob(pattern) if p.is_file())
+        files, root = self._far()
+        try:
+            found = files.ls(f"{root}/{below}".rstrip("/"), detail=False)
+        except FileNotFoundError:
+            return []
+        names = (path.rstrip("/").rpartition("/")[2] for path in found)
+        return sorted(f"{below}{name}" for name in names if fnmatch(name, pattern))
+
+    def remove(self, name: str) -> None:
+        if self.folder is not None:
+            (self.folder / name).unlink(missing_ok=True)
+            return
+        files, root = self._far()
+        if files.exists(f"{root}/{name}"):
+            files.rm(f"{root}/{name}")

@@ -1,0 +1,241 @@
+"""A work unit: some articles in, their shard out. The same function for one process, many, or many machines.
+
+For each article: read the XML, find each figure's images beside it, check them, and write one pair per image. What is
+dropped is counted under one reason, the first in the order of the checks in `_examine`.
+
+A unit is a pure function of its articles and settings: no clock, no random numbers, no order but that of the articles.
+So it does not matter who makes it, and it may be made twice. It writes, through `Output`:
+
+    shard-000012.tar          its pairs (more than PAIRS_PER_SHARD: shard-000012-001.tar and so on)
+    units/000012.parquet      their rows of the index, with the MinHash of each caption
+    units/000012.jsonl        its pairs whose image is missing
+    units/000012.json         its tally and its fingerprint; last, so that a unit with it is finished
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL import ImageStat
+
+from llavamed.corpus import archives, domain, jats, licence, sources, store
+from llavamed.corpus.duplicates import minhash
+from llavamed.corpus.output import Output
+from llavamed.corpus.tally import NAMED, Tally
+from llavamed.imaging.decode import ImageError, glance
+from llavamed.imaging.lookalike import phash
+from llavamed.manifest import file_sha256, fingerprint
+from llavamed.recipe import CorpusSection
+from llavamed.records import Pair
+
+ARTICLES = 200  # a unit: about a thousand pairs
+FOLDER = "units/"
+_LEAST_DEVIATION = 2.0  # of luminance, 0-255: below it a picture is a blank page or a solid block
+
+Entry = sources.Source | sources.Package
+
+
+@dataclass
+class _Drop(Exception):
+    """Why a figure's image does not become a pair."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """`corpus` is the fingerprint of what is built; `taken` holds keys that other units have."""
+
+    number: int
+    entries: tuple[Entry, ...]
+    section: CorpusSection
+    corpus: str
+    taken: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        return f"{FOLDER}{self.number:06d}"
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([self.corpus, self.number, [entry.where for entry in self.entries], sorted(self.taken)])
+
+
+def finished(unit: Unit, out: Output) -> Tally | None:
+    """The tally of a unit that was made by an earlier run, or None."""
+    body = out.read(f"{unit.name}.json")
+    if body is None:
+        return None
+    found = json.loads(body)
+    return Tally.from_json(found["tally"]) if found["fingerprint"] == unit.fingerprint else None
+
+
+def make(unit: Unit, out: Output) -> Tally:
+    """Make the unit, unless it is finished, and return its tally."""
+    tally = finished(unit, out)
+    if tally is not None:
+        return tally
+    tally = Tally()
+    with out.workspace() as place:
+        lines = place / "imageless.jsonl"
+        with (
+            store.CorpusWriter(place, unit.number, captions=True) as writer,
+            lines.open("w", encoding="utf-8") as imageless,
+        ):
+            taken = set(unit.taken)
+            for source, article, metadata in articles(unit.entries, tally):
+                for pair, figure, href in _candidates(source, article, metadata, taken):
+                    try:
+                        pair, data = _examine(pair, figure, href, source, unit.section)
+                    except _Drop as drop:
+                        tally.funnel[drop.reason] += 1
+                        if drop.reason == "image_missing":
+                            imageless.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
+                            tally.show(pair, None)
+                        continue
+                    at = writer.add(pair, data, minhash(pair.caption))
+                    tally.keep(pair)
+                    tally.show(pair, at)
+        for shard in writer.shards:
+            tally.files[shard.name] = file_sha256(shard)
+            out.put(shard.name, shard)
+        out.put(f"{unit.name}.parquet", place / store.INDEX)
+        out.put(f"{unit.name}.jsonl", lines)
+        marker = place / "unit.json"
+        marker.write_text(json.dumps({"fingerprint": unit.fingerprint, "tally": tally.to_json()}), encoding="utf-8")
+        out.put(f"{unit.name}.json", marker)
+    return tally
+
+
+Read = tuple[sources.Source, jats.Article, dict[str, Any]]  # an article, where it stands, and its metadata
+
+
+def articles(entries: Collection[Entry], tally: Tally) -> Iterator[Read]:
+    """The articles of the entries that can be read; the others are counted."""
+    for entry in entries:
+        found, problems = entry.open() if isinstance(entry, sources.Package) else ([entry], [])
+        for problem in problems:
+            tally.leave_out(problem.where, problem.reason, problem.message)
+        for source in found:
+            if (read := _read(source, tally)) is not None:
+                yield source, *read
+
+
+def _read(source: sources.Source, tally: Tally) -> tuple[jats.Article, dict[str, Any]] | None:
+    """The article and its metadata, or None, counted by reason."""
+    try:
+        metadata = source.metadata() or {}
+        if metadata.get("is_retracted"):
+            tally.leave_out(source.where, "retracted", f"{source.where}: retracted, says its metadata")
+            return None
+        article = jats.parse_article(source.xml(), source.where)
+    except (jats.ArticleError, archives.SourceError) as error:
+        tally.leave_out(source.where, error.reason, str(error))
+        return None
+    stated = licence.combine(code, article.licence) if (code := _string(metadata, "license_code")) else article.licence
+    article = replace(
+        article,
+        licence=stated,
+        pmcid=article.pmcid or _string(metadata, "pmcid"),
+        pmid=article.pmid or _string(metadata, "pmid"),
+        doi=article.doi or _string(metadata, "doi"),
+        title=article.title or _string(metadata, "title"),
+    )
+    tally.counts.update(
+        articles=1,
+        figures=len(article.figures),
+        figure_images=sum(max(1, len(figure.graphics)) for figure in article.figures),
+        mentions=sum(len(figure.mentions) for figure in article.figures),
+        mentions_bare=article.mentions_bare,
+        citations=article.citations,
+        citations_unresolved=len(article.unresolved),
+    )
+    found = ({"where": source.where, "rid": u.rid, "text": u.text} for u in article.unresolved)
+    tally.unresolved = [*tally.unresolved, *found][:NAMED]
+    return article, metadata
+
+
+def _candidates(
+    source: sources.Source, article: jats.Article, metadata: dict[str, Any], taken: set[str]
+) -> list[tuple[Pair, jats.Figure, str]]:
+    """(pair without its image, figure, href) for every image the article names; "" for a figure without any."""
+    name = _identity(source, article, metadata)
+    rows = []
+    for number, figure in enumerate(article.figures, 1):
+        caption = f"{figure.group_caption} {figure.caption}".strip()
+        verdict = domain.classify(caption, figure.mentions, article.title)
+        for href in figure.graphics or ("",):
+            pair = Pair(
+                key=store.make_key(name, figure.id or f"figure{number}", taken),
+                file="",
+                caption=caption,
+                label=figure.label,
+                mentions=figure.mentions,
+                title=article.title,
+                article=name,
+                figure=figure.id,
+                pmid=article.pmid,
+                doi=article.doi,
+                licence=figure.licence or article.licence,
+                source=source.where,
+                domain=verdict.domain,
+                domain_score=verdict.score,
+                is_plot=verdict.is_plot,
+                is_compound=domain.is_compound(caption),
+            )
+            rows.append((pair, figure, href))
+    return rows
+
+
+def _examine(
+    pair: Pair, figure: jats.Figure, href: str, source: sources.Source, section: CorpusSection
+) -> tuple[Pair, bytes]:
+    """The finished pair and the bytes to store. Raises _Drop with the first check that fails."""
+    if not licence.allowed(pair.licence, section.licence):
+        raise _Drop("licence_unknown" if pair.licence == licence.UNKNOWN else "licence_excluded")
+    if len(pair.caption.split()) < section.min_caption_words:
+        raise _Drop("caption_too_short")
+    if not href:
+        raise _Drop("no_graphic")
+    try:
+        data = source.image(href)
+        if data is None:
+            raise _Drop("image_missing")
+        seen = glance(data, f"{source.where}: {href}", section.max_pixels)
+    except (ImageError, archives.SourceError) as error:
+        raise _Drop(error.reason if "image" in error.reason else f"image_{error.reason}") from None
+    if min(seen.width, seen.height) < section.min_side:
+        raise _Drop("too_small")
+    if max(seen.width, seen.height) > section.max_aspect * min(seen.width, seen.height):
+        raise _Drop("too_elongated")
+    if ImageStat.Stat(seen.grey).stddev[0] < _LEAST_DEVIATION:
+        raise _Drop("near_constant")
+    extension, stored = store.as_stored(data, seen.full)
+    pair = replace(
+        pair,
+        file=f"{pair.key}.{extension}",
+        width=seen.width,
+        height=seen.height,
+        sha256=hashlib.sha256(stored).hexdigest(),
+        phash=f"{phash(seen.grey):016x}",
+    )
+    return pair, stored
+
+
+def _identity(source: sources.Source, article: jats.Article, metadata: dict[str, Any]) -> str:
+    """The PMCID with its version where known, else the PMCID, the DOI or the file's stem."""
+    if re.fullmatch(r"PMC\d+\.\d+", source.name):
+        return source.name
+    if article.pmcid and (version := _string(metadata, "version")):
+        return f"{article.pmcid}.{version}"
+    return article.pmcid or article.doi or source.name
+
+
+def _string(metadata: dict[str, Any], key: str) -> str:
+    value = metadata.get(key)
+    return str(value) if isinstance(value, str | int) else ""

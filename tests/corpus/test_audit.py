@@ -1,0 +1,238 @@
+"""A corpus without what it will be judged on: found when altered, taken out everywhere, whenever it is stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from llavamed import cli, manifest
+from llavamed.corpus import audit as auditing
+from llavamed.corpus import prune
+from llavamed.corpus import unit as units
+from llavamed.corpus.audit import Against, audit
+from llavamed.corpus.build import build
+from llavamed.corpus.store import Corpus
+from llavamed.errors import InputError
+
+LICENCE = "<permissions><license xlink:href='https://creativecommons.org/licenses/by/4.0/'/></permissions>"
+QUESTION = "Is there a mass in the left lower lobe?"
+
+
+def picture(seed: int) -> Image.Image:
+    """Soft blobs with fine structure on them."""
+    rng = np.random.default_rng(seed)
+    coarse, fine = (
+        Image.fromarray(rng.integers(0, 256, (n, n), dtype=np.uint8)).resize((256, 256), Image.Resampling.BICUBIC)
+        for n in (6, 60)
+    )
+    return Image.blend(coarse, fine, 0.3)
+
+
+def saved(image: Image.Image, kind: str = "PNG", **how: Any) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **how)
+    return out.getvalue()
+
+
+def altered(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    cut = image.crop((round(width * 0.03), 0, width, round(height * 0.95)))
+    return cut.resize((180, 170)).point([min(255, int(255 * (i / 255) ** 0.7)) for i in range(256)])
+
+
+def article(figures: list[str]) -> bytes:
+    body = "".join(
+        f"<p>Seen in <xref ref-type='fig' rid='f{n}'>Fig. {n}</xref>.</p><fig id='f{n}'><label>Fig. {n}</label>"
+        f"<caption><p>{caption}</p></caption><graphic xlink:href='g{n}'/></fig>"
+        for n, caption in enumerate(figures)
+    )
+    meta = f"<front><article-meta>{LICENCE}</article-meta></front>"
+    return f"<article xmlns:xlink='http://www.w3.org/1999/xlink'>{meta}<body>{body}</body></article>".encode()
+
+
+def against(first: int = 100, questions: tuple[str, ...] = (QUESTION, "What is this?")) -> Against:
+    """A benchmark of four pictures."""
+    data = {f"{n}.png": saved(picture(n)) for n in range(first, first + 4)}
+    return Against(f"bench{first}", tuple(data), data.__getitem__, questions, f"files of {first}")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six articles of three figures, two an article a unit. Of bench100 they hold one picture as it is, one as TIFF and
+    one altered, once more in another article; and a caption that asks its question."""
+    root = tmp_path_factory.mktemp("audit")
+    figures = {(a, f): saved(picture(10 * a + f), "JPEG") for a in range(6) for f in range(3)}
+    figures[0, 1] = saved(picture(100))
+    figures[1, 0] = figures[4, 0] = saved(altered(picture(102)), "JPEG", quality=50)
+    for f in range(3):
+        figures[2, f] = figures[3, f] = saved(picture(101 + f % 2 * 2), "TIFF", compression=("raw", "tiff_lzw")[f % 2])
+    for a in range(6):
+        folder = root / f"articles/{a}"
+        folder.mkdir(parents=True)
+        captions = [f"CT of the chest of patient {10 * a + f} with a mass" for f in range(3)]
+        if a == 5:
+            captions[2] = "What readers were asked: is there a  MASS in the left lower lobe. What is this?"
+        (folder / f"a{a}.xml").write_bytes(article(captions))
+        for f in range(3):
+            data = figures[a, f]
+            (folder / f"g{f}.{'tif' if data[:2] in (b'II', b'MM') else 'jpg'}").write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(units, "ARTICLES", 2)
+        build(root / "articles", root / "corpus", workers=1)
+    return root
+
+
+@pytest.fixture
+def corpus(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made / "corpus", tmp_path / "corpus"))
+
+
+HIT = {"a0_f1", "a1_f0", "a2_f0", "a2_f1", "a2_f2", "a3_f0", "a3_f1", "a3_f2", "a4_f0", "a5_f2"}
+
+
+def check(corpus: Path, keys: list[str]) -> None:
+    """Index, shards, manifest and attribution say the same, and every image is where the index says."""
+    body = manifest.read(corpus)
+    assert body is not None
+    found = Corpus(corpus)
+    assert found.keys() == keys
+    for pair in found.pairs():
+        assert hashlib.sha256(found.image(pair.key)).hexdigest() == pair.sha256
+    members = [
+        name.partition(".")[0]
+        for shard in sorted(corpus.glob("*.tar"))
+        for name in tarfile.open(shard).getnames()  # noqa: SIM115
+    ]
+    assert members == [key for key in keys for _ in range(3)]
+    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in corpus.glob("*.*") if p.is_file()}
+    del files[manifest.NAME]
+    assert files == body["files"]
+    assert body["counts"]["pairs"] == len(keys)
+    figures = sum(number for name, number in body["funnel"].items() if not name.startswith("article_"))
+    assert body["counts"]["figure_images"] == len(keys) + figures
+    assert sum(body["extra"]["licences"].values()) == len(keys)
+    credited = (corpus / "ATTRIBUTION.md").read_text()
+    for pair in found.pairs():
+        assert f"({pair.article})" in credited
+
+
+def test_images_and_questions_are_found_and_taken_out_everywhere(corpus: Path) -> None:
+    before = Corpus(corpus)
+    before_keys = before.keys()
+    told = audit(corpus, [against()], keep=True, workers=1)
+    assert {one["key"] for one in told["found"]} == HIT
+    check(corpus, before_keys)
+    body = audit(corpus, [against()], workers=1)
+    assert body == told
+    (row,) = body["benchmarks"]
+    assert (row["images_found"], row["questions_found"], row["pairs"]) == (4, 1, 10)
+    how = {one["key"]: (one["what"], one["how"]) for one in body["found"]}
+    assert how["a0_f1"] == ("100.png", "bytes")
+    assert how["a2_f1"] == ("103.png", "pixels")
+    assert how["a1_f0"] == ("102.png", "looks")
+    assert how["a5_f2"] == (QUESTION, "words")
+    check(corpus, [key for key in before_keys if key not in HIT])
+    after = manifest.read(corpus)
+    assert after is not None
+    assert (after["funnel"]["benchmark_image"], after["funnel"]["benchmark_question"]) == (9, 1)
+    assert "(a2)" not in (corpus / "ATTRIBUTION.md").read_text()  # none of its pictures is left
+    assert Corpus(corpus).fingerprint != before.fingerprint  # what was made from it is made again
+    assert "bench100: a0_f1" in (corpus / "audit.html").read_text()
+    assert "audit.html" in (corpus / "report.html").read_text()
+
+
+def test_an_audit_is_done_once_and_another_goes_on_from_it(
+    corpus: Path, made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit(corpus, [against()], workers=1)
+    files = {p.name: p.stat().st_mtime_ns for p in corpus.iterdir()}
+    assert {one["key"] for one in audit(corpus, [against()], workers=1)["found"]} == HIT
+    assert "audited against these already" in capsys.readouterr().err
+    build(made / "articles", corpus, workers=1)
+    assert "finished already" in capsys.readouterr().err
+    assert {p.name: p.stat().st_mtime_ns for p in corpus.iterdir()} == files
+    other = against(0)  # pictures 0, 2 of article 0; 1 was another
+    body = audit(corpus, [against(), other], workers=1)
+    assert [row["benchmark"] for row in body["benchmarks"]] == ["bench100", "bench0"]
+    gone = HIT | {"a0_f0", "a0_f2"}
+    assert {one["key"] for one in body["found"]} == gone
+    check(corpus, sorted({f"a{a}_f{f}" for a in range(6) for f in range(3)} - gone))
+
+
+@pytest.mark.parametrize("step", ["look_through", "begin", "_without", "_index", "_recount", "write"])
+def test_an_audit_that_is_stopped_anywhere_ends_the_same(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    where = auditing if step == "look_through" else manifest.Manifest if step == "write" else prune
+    real: Callable[..., Any] = getattr(where, step)
+    calls = []
+
+    def stopped(*arguments: Any, **more: Any) -> Any:
+        calls.append(step)
+        if len(calls) > 1 or step in ("begin", "_index", "_recount", "write"):
+            raise KeyboardInterrupt
+        return real(*arguments, **more)
+
+    monkeypatch.setattr(where, step, stopped)
+    with pytest.raises(KeyboardInterrupt):
+        audit(corpus, [against()], workers=1)
+    monkeypatch.setattr(where, step, real)
+    if step not in ("look_through", "begin"):
+        with pytest.raises(InputError, match="unfinished"):
+            Corpus(corpus)
+    audit(corpus, [against()], workers=1)
+    check(corpus, sorted({f"a{a}_f{f}" for a in range(6) for f in range(3)} - HIT))
+    groups = pq.read_table(corpus / "index.parquet", columns=["image_group"])["image_group"].to_pylist()
+    assert groups == [""] * 8
+
+
+def test_groups_are_named_after_what_is_left(corpus: Path) -> None:
+    """The pictures of articles 2 and 3 are the same; when only the first goes, the others have a new first."""
+    rows = {row["key"]: row["image_group"] for row in pq.read_table(corpus / "index.parquet").to_pylist()}
+    assert {key for key, group in rows.items() if group == "a2_f0"} == {"a2_f0", "a2_f2", "a3_f0", "a3_f2"}
+    body = manifest.read(corpus)
+    assert body is not None
+    prune.begin(corpus, ["a2_f0", "a1_f0"], [], {"benchmark_image": 2}, ())
+    after = {row["key"]: row["image_group"] for row in pq.read_table(corpus / "index.parquet").to_pylist()}
+    assert {key for key, group in after.items() if group == "a2_f2"} == {"a2_f2", "a3_f0", "a3_f2"}
+    assert after["a4_f0"] == ""
+    changed = manifest.read(corpus)
+    assert changed is not None
+    assert changed["counts"]["image_groups"] == body["counts"]["image_groups"] - 1
+
+
+def test_the_command_line(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = tmp_path / "bench"
+    (bench / "images").mkdir(parents=True)
+    (bench / "images/x.jpg").write_bytes(saved(picture(41).resize((180, 200)), "JPEG"))
+    row = {"id": "1", "image": "x.jpg", "question": "What?", "answer": "yes", "closed": True, "options": ["yes", "no"]}
+    (bench / "questions.jsonl").write_text(json.dumps(row) + "\n")
+
+    def command(*arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["llavamed", "corpus", "audit", str(corpus), *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0)
+
+    assert command("--against", "phantom,slake", "--data", f"phantom={bench}") == 2
+    assert "--data slake=FOLDER" in capsys.readouterr().err
+    assert command("--against", "phantom", "--data", bench) == 2
+    assert "give NAME=FOLDER" in capsys.readouterr().err
+    assert command("--against", "phantom", "--data", f"phantom={bench}", "--workers", 1, "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    assert (told["images found"], told["pairs with any"]) == (1, 1)
+    assert len(Corpus(corpus)) == 17
