@@ -472,6 +472,9 @@ def score(
             help="Answers of the same model without the image: blank=FILE, shuffled, noise, text-only, rotated."
         ),
     ] = [],  # noqa: B006
+    radiology: Annotated[
+        str, typer.Option(help="For reports: f1chexbert,radgraph,green, by RadEval, which fetches their models.")
+    ] = "",
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
     split: Split = None,
     against: Against = [],  # noqa: B006
@@ -482,7 +485,8 @@ def score(
     from llavamed.evaluate import show
     from llavamed.evaluate.run import evaluate_predictions
 
-    evaluate_predictions(name, predictions, data, out, by_order, split, _controls(control))
+    clinical = [part.strip() for part in radiology.split(",") if part.strip()]
+    evaluate_predictions(name, predictions, data, out, by_order, split, _controls(control), clinical)
     body = show.read(out)
     if not as_json:
         _scores(body)
