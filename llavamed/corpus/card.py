@@ -22,8 +22,8 @@ _TEXT = """
 
 Figure-caption pairs from open-access articles, made by `llavamed corpus build`. `manifest.json` has the funnel of what
 was left out, `report.html` shows it, `ATTRIBUTION.md` names every article with its licence. Each pair has its own, in
-its field `licence`. `load_dataset("THIS_FOLDER")` of the `datasets` library reads the shards; `index.parquet` has a row a
-pair: in which shard its image lies, at which byte, and all that is known of it.
+its field `licence`. `load_dataset("THIS_FOLDER")` of the `datasets` library reads the shards. `index.parquet` has a row
+a pair: in which shard its image lies, at which byte, and all that is known of it.
 """
 
 
