@@ -95,20 +95,20 @@ def _article(root: Any) -> Article:
     elements, has_sub_articles = nodes["fig"], bool(nodes["sub-article"] or nodes["response"])
     figures = [_figure(element) for element in elements]
     found = citations.find(elements, [figure.label for figure in figures], nodes["xref"], has_sub_articles)
-    cited = tuple(replace(f, mentions=tuple(m)) for f, m in zip(figures, found.mentions, strict=True))
-    body = Article("", "", "", "", licence.UNKNOWN, cited, found.total, found.unresolved, found.bare)
+    cited = tuple(replace(f, mentions=tuple(m)) if m else f for f, m in zip(figures, found.mentions, strict=True))
+    rest = (cited, found.total, found.unresolved, found.bare)
     if meta is None:
-        return body
+        return Article("", "", "", "", licence.UNKNOWN, *rest)
     ids = {e.get("pub-id-type", ""): (e.text or "").strip() for e in reversed(meta.findall("{*}article-id"))}
     pmcid = ids.get("pmc") or ids.get("pmcid") or ""
     title = meta.find("{*}title-group/{*}article-title")
-    return replace(
-        body,
-        pmcid=f"PMC{pmcid.upper().removeprefix('PMC')}" if pmcid else "",
-        pmid=ids.get("pmid", ""),
-        doi=ids.get("doi", ""),
-        title=plain_text.text(title, without_xrefs=True) if title is not None else "",
-        licence=_licence(meta),
+    return Article(
+        f"PMC{pmcid.upper().removeprefix('PMC')}" if pmcid else "",
+        ids.get("pmid", ""),
+        ids.get("doi", ""),
+        plain_text.text(title, without_xrefs=True) if title is not None else "",
+        _licence(meta),
+        *rest,
     )
 
 
@@ -135,7 +135,7 @@ def _without_references(xml: bytes) -> bytes:
     end = xml.rfind(b"</ref-list>")
     start = xml.rfind(b"<ref-list", 0, max(end, 0))
     inside = xml.find(b">", start) + 1
-    if start < 0 or xml.find(b"xref", inside, end) >= 0 or xml.find(b"<fig", inside, end) >= 0:
+    if start < 0 or xml.find(b"</fig", inside, end) >= 0 or xml.find(b"<xref", inside, end) >= 0:
         return xml
     return xml[:inside] + xml[end:]
 
