@@ -9,7 +9,7 @@ images    sha256, checks and perceptual hash of real JPEGs: by the scaled decode
 workers   the same corpus by one process and by two
 memory    the peak of a build of N articles and of 10 N
 
-The corpora are made of the real PLOS articles with radiographs under their figures' names. Rounds alternate and the best
+The corpora are made of the real PLOS articles with radiographs under their figures' names. Rounds alternate, the best
 of each counts.
 """
 
@@ -241,7 +241,7 @@ def main() -> None:
         elif what == "images":
             images(arguments.data, arguments.rounds)
         elif what == "workers":
-            workers(arguments.data, arguments.work, arguments.articles, 2)
+            workers(arguments.data, arguments.work, arguments.articles, 3)
         elif what == "memory":
             memory(arguments.data, arguments.work, arguments.articles // 4)
         else:
