@@ -130,7 +130,8 @@ class CorpusWriter:
 
 
 def _table(part: bytes, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(pa.BufferReader(part), columns=columns, use_threads=False)
+    pa.default_memory_pool().release_unused()  # of the part before: there may be tens of thousands
+    return pq.ParquetFile(pa.BufferReader(part)).read(columns=columns, use_threads=False)
 
 
 def read_keys(part: bytes) -> list[str]:
@@ -152,9 +153,10 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
         keys = pa.chunked_array(keys.chunks + table["key"].chunks, pa.string())
         digests = pa.chunked_array(digests.chunks + table["sha256"].chunks, pa.string())
         hashes.append(np.array([int(h, 16) for h in table["phash"].to_pylist()], np.uint64))
-        long.append(np.array([one is not None for one in table[MINHASH].to_pylist()], bool))
-        flat = np.array([one or [0] * duplicates.MINIMA for one in table[MINHASH].to_pylist()], np.uint32)
-        minima.append(flat.reshape(len(table), duplicates.MINIMA))
+        said = table[MINHASH].combine_chunks()
+        long.append(said.is_valid().to_numpy(zero_copy_only=False))
+        minima.append(np.zeros((len(table), duplicates.MINIMA), np.uint32))
+        minima[-1][long[-1]] = said.flatten().to_numpy().reshape(-1, duplicates.MINIMA)
     groups = (
         duplicates.image_groups(digests.to_pylist(), np.concatenate(hashes)),
         duplicates.caption_groups(np.concatenate(minima), np.concatenate(long)),
