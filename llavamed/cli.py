@@ -127,6 +127,9 @@ def corpus_build(
         int | None, typer.Option(min=1, help="Processes (on Ray: processors); default: one a processor.")
     ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: a cluster, or this machine.")] = "local",
+    fmt: Annotated[str, typer.Option("--format", help="webdataset (tars), or hf (Parquet with an Image feature).")] = (
+        "webdataset"
+    ),
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -134,7 +137,7 @@ def corpus_build(
     from llavamed import recipe
     from llavamed.corpus.build import build
 
-    section = recipe.load("tiny", [f"corpus.licence={licence}", *overrides]).corpus
+    section = recipe.load("tiny", [f"corpus.licence={licence}", f"corpus.format={fmt}", *overrides]).corpus
     made = build(articles, out, section, workers, engine)
     _funnel(made.counts, made.funnel, as_json)
     print(f"report: {out}/report.html", file=sys.stderr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -48,12 +49,18 @@ class Tally:
             title = " ".join((pair.title or pair.article).split())
             self.credits[pair.article] = f"- {title} ({pair.article}). {pair.licence}.{link}"
 
-    def show(self, pair: Pair, place: tuple[str, int, int] | None) -> None:
+    def show(self, pair: Pair) -> None:
         """Take the pair into the sample if its key's hash is among the smallest: so a sample is spread over all
-        articles and the same in every build. Pairs with an image, at `place` (shard, offset, size), come first."""
-        rank = f"{int(place is None)}{hashlib.sha256(pair.key.encode()).hexdigest()}"
+        articles and the same in every build. Pairs with an image come first."""
+        rank = f"{int(not pair.file)}{hashlib.sha256(pair.key.encode()).hexdigest()}"
         if len(self.samples) < SAMPLES or rank < self.samples[-1]["rank"]:
-            self._take({"rank": rank, "pair": pair.to_json(), "place": place and list(place)})
+            self._take({"rank": rank, "pair": pair.to_json(), "place": None})
+
+    def put_places(self, places: Mapping[str, Sequence[Any]]) -> None:
+        """Where the images of the sample lie: key -> (shard, offset, size)."""
+        for sample in self.samples:
+            if found := places.get(sample["pair"]["key"]):
+                sample["place"] = list(found)
 
     def _take(self, *more: dict[str, Any]) -> None:
         self.samples = sorted([*self.samples, *more], key=lambda sample: str(sample["rank"]))[:SAMPLES]

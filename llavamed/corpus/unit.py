@@ -6,7 +6,7 @@ dropped is counted under one reason, the first in the order of the checks in `_e
 A unit is a pure function of its articles and settings: no clock, no random numbers, no order but that of the articles.
 So it does not matter who makes it, and it may be made twice. It writes, through `Output`:
 
-    shard-000012.tar          its pairs (more than PAIRS_PER_SHARD: shard-000012-001.tar and so on)
+    shard-000012.tar          its pairs (more than PAIRS_PER_SHARD: shard-000012-001.tar and so on; or .parquet)
     units/000012.parquet      their rows of the index, with the MinHash of each caption
     units/000012.jsonl        its pairs whose image is missing
     units/000012.json         its tally and its fingerprint; last, so that a unit with it is finished
@@ -84,7 +84,7 @@ def make(unit: Unit, out: Output) -> Tally:
     with out.workspace() as place:
         lines = place / "imageless.jsonl"
         with (
-            store.CorpusWriter(place, unit.number, captions=True) as writer,
+            store.CorpusWriter(place, unit.number, captions=True, fmt=unit.section.format) as writer,
             lines.open("w", encoding="utf-8") as imageless,
         ):
             taken = set(unit.taken)
@@ -96,11 +96,12 @@ def make(unit: Unit, out: Output) -> Tally:
                         tally.funnel[drop.reason] += 1
                         if drop.reason == "image_missing":
                             imageless.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
-                            tally.show(pair, None)
+                            tally.show(pair)
                         continue
-                    at = writer.add(pair, data, minhash(pair.caption))
+                    writer.add(pair, data, minhash(pair.caption))
                     tally.keep(pair)
-                    tally.show(pair, at)
+                    tally.show(pair)
+        tally.put_places(writer.places)
         for shard in writer.shards:
             tally.files[shard.name] = file_sha256(shard)
             out.put(shard.name, shard)

@@ -20,7 +20,7 @@ from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.recipe import CorpusSection
 
-DATA_FILES = ("shard-000000.tar", "index.parquet", "without_image.jsonl", "ATTRIBUTION.md", "report.html")
+DATA_FILES = ("shard-000000.tar", "index.parquet", "without_image.jsonl", "README.md", "ATTRIBUTION.md", "report.html")
 CC_BY = "<permissions><license xlink:href='https://creativecommons.org/licenses/by/4.0/'/></permissions>"
 
 
