@@ -55,6 +55,7 @@ class CorpusSection(_Section):
     max_pixels: int = Field(default=40_000_000, gt=0)
     max_aspect: float = Field(default=8.0, ge=1)  # long side / short side
     min_caption_words: int = Field(default=3, ge=0)
+    panels: bool = False  # also cut compound figures into panels, each with its part of the caption
 
 
 class InstructSection(_Section):
