@@ -112,7 +112,7 @@ def pairs_table(body: Mapping[str, Any]) -> Table:
         "metric",
         "difference, points",
         "verdict",
-        "p, by Holm",
+        "p, raised by Holm",
         "right alone",
         "McNemar p",
         "n (images)",
@@ -343,7 +343,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 
 def _title(metric: str) -> str:
-    return _TITLES.get(metric, metric.replace("_", " "))
+    return _TITLES.get(metric, metric.replace("_official", ", official").replace("_", " "))
 
 
 def _titled(body: Mapping[str, Any], metric: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from llavamed.errors import InputError
 from llavamed.evaluate.controls import OF_THE_IMAGE
 from llavamed.evaluate.families import FAMILIES, Family
+from llavamed.evaluate.metrics import radiology
 from llavamed.evaluate.statistics import FEWEST
 
 Table = tuple[list[str], list[list[str]]]
@@ -73,20 +74,20 @@ def headline(scores: Mapping[str, Any]) -> Table:
     """Metric by control, with n, and the least gap: what of the score the picture accounts for."""
     controls = _of_the_image(scores)
     rows = []
-    for name, _ in family(scores).headline:
+    for name, title in family(scores).headline:
         real = scores["scores"].get(name)
         if real is None:
             continue
         shown = [cell(control["scores"].get(name)) for control in controls.values()]
-        rows.append([_with_unit(name, name), str(real["n"]), cell(real), *shown, _least_gap(name, controls)])
+        rows.append([_with_unit(title, name), str(real["n"]), cell(real), *shown, _least_gap(name, controls)])
     return ["metric (95 % interval)", "n", "real", *controls, "the image is worth"], rows
 
 
 def gaps(scores: Mapping[str, Any]) -> Table:
     """What the picture is worth: real minus control over the same questions, with a verdict for each."""
     rows = [
-        [name, control, gap(found), str(found["n"]), _uses(found, body["n_failed"])]
-        for name, _ in family(scores).headline
+        [title, control, gap(found), str(found["n"]), _uses(found, body["n_failed"])]
+        for name, title in family(scores).headline
         for control, body in _of_the_image(scores).items()
         if (found := body["gaps"].get(name)) is not None
     ]
@@ -128,6 +129,7 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
         told.append(f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})")
     elif found:
         told.append(found)
+    told += radiology.lines(scores.get("provenance", {}).get("radiology", {}))
     if few := scores.get("provenance", {}).get("too_few_images"):
         names = "every score" if len(few) == len(scores["scores"]) else ", ".join(few)
         told.append(

@@ -168,7 +168,7 @@ def test_a_liking_for_the_first_option_shows(tmp_path: Path) -> None:
 def test_published_rows_stand_beside_and_are_marked(tmp_path: Path) -> None:
     body = compare.compare(load(make(tmp_path / "ours", "10" * 8, benchmark="vqa-rad")), draws=10)
     columns, rows = compare_page.published_table(body)
-    assert columns[:2] == ["model", "open recall official"]
+    assert columns[:2] == ["model", "open recall, official"]
     assert rows[0][0] == "ours"
     assert rows[0][-1] == "measured here"
     assert ["LLaVA-Med (BioMed CLIP)", "64.75", "83.09"] in [row[:3] for row in rows]

@@ -197,7 +197,10 @@ def test_a_benchmark_without_images_has_no_control_of_them(monkeypatch: pytest.M
 def test_visual_chat_is_asked_once_and_not_scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "data" / "images").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "images" / "1.jpg")
-    row = {"question_id": 1, "image": "1.jpg", "text": "What?\n<image>", "gpt4_answer": "A scan.", "fig_caption": "x"}
+    row = {
+        "question_id": 1, "image": "1.jpg", "type": "conversation", "text": "What?\n<image>", "gpt4_answer": "A scan.",
+        "fig_label": "Fig. 1", "fig_caption": "x", "in_text_mention": None, "domain": {"ct_scan": True},
+    }  # fmt: skip
     (tmp_path / "data" / "llava_med_eval_qa50_qa.jsonl").write_text(json.dumps(row) + "\n")
     engine = Engine(lambda request: "A scan.")
     monkeypatch.setattr(run, "connect", lambda model: engine)

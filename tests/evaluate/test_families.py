@@ -108,7 +108,7 @@ def test_the_share_of_yes_has_no_gap_and_no_verdict_hangs_on_it() -> None:
         "yes_ratio",
         "yes_ratio_official",
     }
-    (shown,) = [row for row in show.headline(body)[1] if row[0].startswith("yes_ratio")]
+    (shown,) = [row for row in show.headline(body)[1] if row[0].startswith("share of yes")]
     assert shown[-1] == "-"
     assert "yes" not in show.verdict(body)
 
