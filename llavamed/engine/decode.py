@@ -57,6 +57,7 @@ class Row:
     top_p: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    choices: tuple[int, ...] = ()  # the answer is the likeliest of these tokens
     tokens: list[int] = field(default_factory=list)  # so far
     ended: bool = False
     random: torch.Generator | None = None  # of the sampling
@@ -132,6 +133,10 @@ class Batch:
         best = logits.argmax(-1).tolist()
         going = [(index, row) for index, row in enumerate(rows) if not row.ended]
         for index, row in going:
+            if row.choices:
+                row.tokens.append(row.choices[int(logits[index, list(row.choices)].argmax())])
+                row.ended = True
+                continue
             row.tokens.append(best[index] if row.random is None else _drawn(logits[index : index + 1], row))
             row.ended = row.tokens[-1] in self._ends or len(row.tokens) >= row.max_new_tokens or self._is_stopped(row)
         return [row for _, row in going if row.ended]

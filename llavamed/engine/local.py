@@ -139,12 +139,18 @@ class LocalEngine:
                     f"the prompt's {len(prompt)} tokens and max_new_tokens={request.max_new_tokens} are more than the "
                     f"{limit} tokens that the model takes: ask for less, or leave earlier turns out"
                 )
+            elif any(len(self._tokens(choice)) != 1 for choice in request.choices):
+                row.error = InputError(
+                    f"choices {', '.join(map(repr, request.choices))}: each must be one token of this model's; "
+                    "give letters"
+                )
             else:
                 last = [
                     (image, next((picture for other, picture in last if other is image), None) or self._picture(image))
                     for image in request.images
                 ]
                 row.images = [picture for _, picture in last]
+                row.choices = tuple(self._tokens(choice)[0] for choice in request.choices)
             yield row
 
     def _prompt(self, request: Request) -> NDArray[np.int64]:
@@ -155,6 +161,10 @@ class LocalEngine:
             ids = self._prompts[key] = chat.prompt_ids(self.processor, request.messages)
             if len(self._prompts) > _PROMPTS_KEPT:
                 self._prompts.popitem(last=False)
+        return ids
+
+    def _tokens(self, text: str) -> list[int]:
+        ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
     def _picture(self, image: Image) -> Picture:

@@ -31,6 +31,7 @@ class Request:
     top_p: float = 1.0  # sample among the most likely tokens of this probability together
     seed: int | None = None  # of the sampling; None: a new one each time
     stop: tuple[str, ...] = ()  # the answer ends before the first of these
+    choices: tuple[str, ...] = ()  # the answer is the likeliest of these, each of one token; local models alone
 
     def __post_init__(self) -> None:
         parts = sum(message.num_images for message in self.messages)

@@ -60,6 +60,10 @@ def predict(
     Raises InputError if images of the benchmark are missing or damaged.
     """
     benchmark.require_images()
+    if benchmark.by_likelihood and not hasattr(engine, "count_tokens"):
+        raise InputError(
+            f"{engine.name}: an endpoint gives no likelihoods, which {benchmark.name} needs; give a folder"
+        )
     out.mkdir(parents=True, exist_ok=True)
     journal = out / JOURNAL
     header = _header(engine, benchmark, control, seed, max_new_tokens, model_fingerprint)
@@ -113,7 +117,9 @@ def _header(
         "prompt_hash": benchmark.prompt_hash,
         "control": control,
         "seed": seed,
-        "decoding": {"temperature": 0.0, "max_new_tokens": max_new_tokens},
+        "decoding": {"likeliest_of": "the letters"}
+        if benchmark.by_likelihood
+        else {"temperature": 0.0, "max_new_tokens": max_new_tokens},
     }
     return {"fingerprint": fingerprint(header), **header}
 
@@ -158,6 +164,7 @@ def _request(
         max_new_tokens=max_new_tokens,
         temperature=0.0,
         seed=seed,
+        choices=tuple(question.lettered) if benchmark.by_likelihood else (),
     )
 
 

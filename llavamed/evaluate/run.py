@@ -70,6 +70,7 @@ def small_score(
                 (user(benchmark.ask(q), images=len(q.images)),),
                 tuple(decode(benchmark.read_image(image), where=image) for image in q.images),
                 max_new_tokens,
+                choices=tuple(q.lettered) if benchmark.by_likelihood else (),
             )
             for q in benchmark.questions
         ]

@@ -18,6 +18,7 @@ from llavamed.engine.decode import Batch
 from llavamed.engine.features import Features
 from llavamed.engine.local import LocalEngine
 from llavamed.engine.request import Request
+from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks
 from llavamed.imaging.decode import read
 from llavamed.model.chat import prompt
@@ -159,6 +160,25 @@ def test_several_images_none_and_a_conversation_go_together(
     assert len(set(expected)) > 4
     assert own.generate(requests) == expected
     assert dict(own.each(requests, batch_size=3)) == dict(enumerate(expected))
+
+
+def test_of_choices_the_likeliest_is_the_answer(own: LocalEngine, asked: Asked) -> None:
+    """Against the logits of transformers' forward pass; in any company, and beside answers in words."""
+    letters = tuple("ABCD")
+    requests = [replace(asked(number, tokens=1), choices=letters) for number in range(8)]
+    ids = [own.processor.tokenizer(letter, add_special_tokens=False)["input_ids"][0] for letter in letters]
+    expected = []
+    for request in requests:
+        inputs, _ = alone(own, replace(request, choices=()))
+        logits = own.model(**inputs).logits[0, -1, ids]
+        expected.append(letters[int(logits.argmax())])
+    assert len(set(expected)) > 1
+    assert own.generate(requests) == expected
+    words = asked(3)
+    mixed = dict(own.each([*requests, words], batch_size=4))
+    assert [mixed[place] for place in range(9)] == [*expected, text_alone(own, words)]
+    with pytest.raises(InputError, match="each must be one token"):
+        own.generate([replace(requests[0], choices=("A", "the left lung"))])
 
 
 def test_a_sliding_window_is_kept(own: LocalEngine, asked: Asked) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from llavamed.engine.local import LocalEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import run, show
 from llavamed.evaluate.metrics import choice
-from llavamed.recipe import EvaluateSection
+from llavamed.model.parts import build
+from llavamed.recipe import EvaluateSection, ModelSection
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
 SECTION = EvaluateSection(bootstrap=200)
@@ -192,6 +194,30 @@ def test_a_benchmark_without_images_has_no_control_of_them(monkeypatch: pytest.M
     assert "no images" in show.verdict(body)
     assert made.settings["max_new_tokens"] == 32  # the benchmark's own, where none is asked for
     assert "likelihoods" in show.family(body).why_they_differ
+
+
+def test_by_likelihood_every_answer_is_a_letter_and_only_a_model_in_this_process_can_give_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = {f"op{letter}": text for letter, text in zip("abcd", ("liver", "spleen", "lung", "kidney"), strict=True)}
+    rows = [{"id": str(n), "question": f"Which {n}?", "cop": n % 4 + 1, **options} for n in range(8)]
+    (tmp_path / "dev.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="fake: an endpoint gives no likelihoods, which medmcqa-likelihood needs"):
+        evaluate_named(monkeypatch, Engine(looks), "medmcqa-likelihood", tmp_path)
+    engine = LocalEngine.around(build(ModelSection(), seed=0), "tiny")
+    body = evaluate_named(monkeypatch, engine, "medmcqa-likelihood", tmp_path)
+    assert body["scores"]["accuracy"]["value"] == body["scores"]["accuracy_official"]["value"]
+    assert body["provenance"]["parse_failure_percent"] == 0
+    assert body["provenance"]["decoding"] == {"likeliest_of": "the letters"}
+    answers = [json.loads(line) for line in (tmp_path / "out" / "real" / "predictions.jsonl").read_text().splitlines()]
+    assert {row["text"] for row in answers} <= set("ABCD")
+    assert list(body["controls"]) == ["rotated"]
+
+
+def evaluate_named(monkeypatch: pytest.MonkeyPatch, engine: Any, name: str, folder: Path) -> dict[str, Any]:
+    monkeypatch.setattr(run, "connect", lambda model: engine)
+    run.evaluate("fake", name, folder, folder / "out", SECTION)
+    return show.read(folder / "out")
 
 
 def test_visual_chat_is_asked_once_and_not_scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

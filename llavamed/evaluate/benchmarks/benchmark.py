@@ -66,6 +66,7 @@ class Benchmark:
     option_line: str = "{letter}. {option}"
     family: str = "llava_med"
     max_new_tokens: int = 64  # of an answer, where the user names no other
+    by_likelihood: bool = False  # the answer is the likeliest of the letters, and nothing is generated
     published: tuple[Published, ...] = ()
     dropped: Mapping[str, int] = field(default_factory=dict)  # reason -> questions left out
     noted: Mapping[str, int] = field(default_factory=dict)  # oddity of the data -> questions that have it and stay

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from llavamed.evaluate.families.choice import GMAI_MMBENCH, MEDMCQA, MMMU, MMMU_MED, OMNIMED_VQA, PMC_VQA
+from llavamed.evaluate.families.choice import (
+    GMAI_MMBENCH,
+    MEDMCQA,
+    MEDMCQA_LIKELIHOOD,
+    MMMU,
+    MMMU_MED,
+    OMNIMED_VQA,
+    PMC_VQA,
+)
 from llavamed.evaluate.families.family import Answered, Family, Metric, Total
 from llavamed.evaluate.families.llava_med import LLAVA_MED
 from llavamed.evaluate.families.report import REPORT
@@ -15,7 +23,7 @@ __all__ = ["FAMILIES", "Answered", "Family", "Metric", "Total"]
 _CHAT = Family(name="chat", metrics={})
 
 _ALL = (
-    *(LLAVA_MED, PMC_VQA, OMNIMED_VQA, GMAI_MMBENCH, MEDMCQA, MMMU, MMMU_MED, REPORT, _CHAT),
+    *(LLAVA_MED, PMC_VQA, OMNIMED_VQA, GMAI_MMBENCH, MEDMCQA, MEDMCQA_LIKELIHOOD, MMMU, MMMU_MED, REPORT, _CHAT),
     *(VQA_V2, TEXTVQA, GQA, CHARTQA, POPE, MME),
 )
 FAMILIES = {family.name: family for family in _ALL}

@@ -20,9 +20,13 @@ Official = Callable[[str, Sequence[str], str], float]
 _HEADLINE = (("accuracy", "accuracy"),)
 _NO_LIKELIHOOD = (
     "The official score (lm-evaluation-harness) compares the likelihoods of the letters, which an answer in words does "
-    "not have, so only the strict score is here: the choice that the answer states, and none is wrong."
+    "not have, so only the strict score is here: the choice that the answer states, and none is wrong. The benchmark "
+    "medmcqa-likelihood has the official one."
 )
-
+_LIKELIHOOD = (
+    "Both take the letter that the model holds likeliest, so they differ only for answers made elsewhere that are not "
+    "a letter alone."
+)
 
 _NOT_OFFERED = "\0"  # stands in no answer
 
@@ -69,6 +73,14 @@ OMNIMED_VQA = _choice("omnimed_vqa", choice.official_nearest)
 PMC_VQA = _choice("pmc_vqa", _pmc_vqa)
 GMAI_MMBENCH = _choice("gmai_mmbench", choice.official_vlmevalkit)
 MEDMCQA = _choice("medmcqa", None, _NO_LIKELIHOOD)
+
+
+def _likeliest(text: str, options: Sequence[str], letter: str) -> float:
+    """The answer is the letter itself: `engine` picked the likeliest."""
+    return float(text.strip() == letter)
+
+
+MEDMCQA_LIKELIHOOD = _choice("medmcqa_likelihood", _likeliest, _LIKELIHOOD)
 
 # ---------------------------------------------------------------- MMMU
 
