@@ -3,9 +3,9 @@
     python benchmarks/kill.py [--kills 20] [--out DIR]
 
 A small demo gives the data. The stage is then trained once without interruption and once under kill -9: every odd kill
-comes at a random moment, every even one as soon as a checkpoint is being written. Once, a byte of the newest checkpoint
-is flipped as well: the one before it has to be used. The two models must be the same, byte for byte, and so must the
-two loss curves. Seed 0 decides the moments.
+comes at a random moment, every even one as soon as a checkpoint is being written; two of four runs write by a thread
+beside the loop. Once, a byte of the newest checkpoint is flipped as well: the one before it has to be used. The two
+models must be the same, byte for byte, and so must the two loss curves. Seed 0 decides the moments.
 """
 
 from __future__ import annotations
@@ -29,23 +29,24 @@ WORLD = {"demo.articles": 40, "demo.questions": 13, "train.instruct.epochs": 1, 
 EPOCHS, PATIENCE = 60, 120  # of the stage under test; seconds that a start may take
 
 
-def command(world: Path, out: Path, steps_apart: float) -> list[str]:
+def command(world: Path, out: Path, minutes_apart: float, in_background: bool = False) -> list[str]:
     sets = {
         "train.align": "null",
         "train.instruct.data": world / "instruct" / "instruct.jsonl",
         "train.instruct.images": world / "corpus",
         "train.instruct.epochs": EPOCHS,
-        "train.checkpoint_minutes": steps_apart,
+        "train.checkpoint_minutes": minutes_apart,
+        "train.checkpoint_in_background": in_background,
     }
     options = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "llavamed", "train", "tiny", "--out", str(out), *options]
 
 
 def kill_once(process: subprocess.Popen[bytes], stage: Path, writing: bool, rng: random.Random) -> bool:
-    """Kill it some time after its first new step, or in the middle of a checkpoint; False if it ended first."""
+    """Kill it some time after it came further than before, or while it writes; False if it ended first."""
     before, checkpoints = steps_done(stage), stage / "checkpoints"
     deadline = time.monotonic() + PATIENCE
-    while steps_done(stage) == before and process.poll() is None and time.monotonic() < deadline:
+    while steps_done(stage) <= before and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     moment = time.monotonic() + rng.uniform(0.05, 2.0)
     while process.poll() is None and time.monotonic() < deadline:
@@ -83,7 +84,7 @@ def main() -> None:
     log = (out / "killed.log").open("wb")
     while killed < args.kills:
         writing = killed % 2 == 1
-        process = subprocess.Popen(command(world, out / "killed", 0.01), stderr=log, stdout=log)
+        process = subprocess.Popen(command(world, out / "killed", 0.01, killed % 4 >= 2), stderr=log, stdout=log)
         if not kill_once(process, stage, writing, rng):
             raise SystemExit(f"ended after {killed} kills; raise EPOCHS\n{(out / 'killed.log').read_text()[-2000:]}")
         killed += 1

@@ -395,7 +395,8 @@ def toy_batch(model: Any, seed: int) -> Batch:
 def stage_of(number: int, learning_rate: float = 2e-5) -> Any:
     """What the trainer's parts read of a stage's section."""
     trains = ("projector",) if number == 1 else ("projector", "language_model")
-    return SimpleNamespace(trains=trains, learning_rate=learning_rate, projector_learning_rate=None, weight_decay=0.0)
+    rates = {"learning_rate": learning_rate, "projector_learning_rate": None, "vision_tower_learning_rate": None}
+    return SimpleNamespace(trains=trains, trained_parts=trains, lora=None, weight_decay=0.0, **rates)
 
 
 def train_of(recompute: str = "none", compile: bool = False, fp8_frozen: bool = False) -> Any:

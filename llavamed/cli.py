@@ -174,6 +174,49 @@ def corpus_show(
     _rows(show(corpus, key, limit), as_json)
 
 
+@corpus_app.command("train-domain")
+def corpus_train_domain(
+    corpus: Path,
+    out: Annotated[Path, typer.Option(help="Folder to write the probe to.")] = Path("domain-probe"),
+    tower: Annotated[str, typer.Option(help='CLIP or SigLIP: "tiny", a folder or a hub id.')] = "tiny",
+    least_score: Annotated[float, typer.Option(min=0, max=1, help="Taught are pairs whose words are as sure.")] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Teach a linear probe on a vision tower to tell a picture's domain, from a corpus's surest pairs."""
+    from llavamed.corpus import opinion
+
+    made = opinion.train(corpus, out, tower, least_score)
+    _table(["domain", "held out", "agree with the words", "share"], opinion.tables({"extra": made.extra}), as_json)
+    print(f"probe: {out / opinion.PROBE}", file=sys.stderr)
+
+
+@corpus_app.command("domains")
+def corpus_domains(
+    corpus: Path,
+    probe: Annotated[Path | None, typer.Option(help="A folder that `corpus train-domain` made.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Or a CLIP with its text half, zero-shot.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write, one pair a line.")] = Path("domains.jsonl"),
+    as_json: Json = False,
+) -> None:
+    """Ask the pixels for a second opinion on every pair's domain; the corpus stays as it is."""
+    from llavamed.corpus import opinion
+    from llavamed.errors import InputError
+
+    if (probe is None) == (clip is None):
+        raise InputError("give --probe FOLDER (see `corpus train-domain`) or --clip MODEL")
+    said = opinion.write(opinion.opinions(corpus, probe, clip), out)
+    _table(["words", "pixels", "pairs"], [[*pair, count] for pair, count in said.most_common()], as_json)
+    print(f"opinions: {out}", file=sys.stderr)
+
+
+@corpus_app.command("stats")
+def corpus_stats(corpus: Path, as_json: Json = False) -> None:
+    """Print what a corpus holds: funnel, domains, licences, lengths, panels, as its report.html has them."""
+    from llavamed.corpus.show import stats
+
+    _table(["", "what", "count"], stats(corpus, readable=not as_json), as_json)
+
+
 @instruct_app.command("generate")
 def instruct_generate(
     corpus: Path,
@@ -317,6 +360,7 @@ def instruct_show(
         str,
         typer.Option("--images", help="kitty, sixel or none; auto asks the environment, in doubt it prints paths"),
     ] = "auto",
+    save: Annotated[Path | None, typer.Option(help="Write the images shown as files into this folder.")] = None,
     as_json: Json = False,
 ) -> None:
     """Print conversations beside their image and the text they were made from."""
@@ -327,7 +371,7 @@ def instruct_show(
     if pictures not in ("auto", "kitty", "sixel", "none"):
         raise InputError(f"--images {pictures}: give auto, kitty, sixel or none")
     how = terminal.protocol(is_terminal=sys.stdout.isatty()) if pictures == "auto" else pictures
-    rows, image = show(data, limit, key), images(data)
+    rows, image = show(data, limit, key, save), images(data)
     if as_json or how == "none" or image is None:
         _rows(rows, as_json)
         return
@@ -468,6 +512,15 @@ def score(
     ],
     data: Annotated[Path, typer.Option(help="Folder of the benchmark's official files.")],
     out: Out = Path("score"),
+    control: Annotated[
+        list[str],
+        typer.Option(
+            help="Answers of the same model without the image: blank=FILE, shuffled, noise, text-only, rotated."
+        ),
+    ] = [],  # noqa: B006
+    radiology: Annotated[
+        str, typer.Option(help="For reports: f1chexbert,radgraph,green, by RadEval, which fetches their models.")
+    ] = "",
     by_order: Annotated[bool, typer.Option("--by-order", help="Match by position, not by id.")] = False,
     split: Split = None,
     against: Against = [],  # noqa: B006
@@ -478,7 +531,8 @@ def score(
     from llavamed.evaluate import show
     from llavamed.evaluate.run import evaluate_predictions
 
-    evaluate_predictions(name, predictions, data, out, by_order, split)
+    clinical = [part.strip() for part in radiology.split(",") if part.strip()]
+    evaluate_predictions(name, predictions, data, out, by_order, split, _controls(control), clinical)
     body = show.read(out)
     if not as_json:
         _scores(body)
@@ -556,6 +610,22 @@ def _finish(outcome: Any, as_json: bool) -> None:
     print(f"report: {outcome.out / 'report.html'}", file=sys.stderr)
     if outcome.model:
         print(f"model:  {outcome.model}", file=sys.stderr)
+
+
+def _controls(given: list[str]) -> dict[str, Path]:
+    """--control NAME=FILE, by name."""
+    from llavamed.evaluate.controls import CONTROLS
+
+    found: dict[str, Path] = {}
+    for entry in given:
+        name, _, file = entry.partition("=")
+        if name not in CONTROLS or name == "real" or not file:
+            names = ", ".join(each for each in CONTROLS if each != "real")
+            raise InputError(f"--control {entry}: give NAME=FILE, and as name one of {names}")
+        if name in found:
+            raise InputError(f"--control {name}: given twice; give one file")
+        found[name] = Path(file)
+    return found
 
 
 def _scores(body: dict[str, Any]) -> None:

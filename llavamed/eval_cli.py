@@ -152,7 +152,10 @@ def find_leakage(
     from llavamed.evaluate import benchmarks
     from llavamed.evaluate import leakage as leaks
 
-    body = leaks.check(benchmarks.load(name, data, split), against, images, looks)
+    benchmark = benchmarks.load(name, data, split)
+    for folder in runs:  # before everything is read
+        leaks.require_run(folder, benchmark.name, benchmark.split, dict(benchmark.sha256))
+    body = leaks.check(benchmark, against, images, looks)
     bodies = [leaks.beside(folder, body) for folder in runs]
     if not quiet:
         table(*leaks.table(body), False, f"{body['benchmark']}, {body['split']}: seen in training")

@@ -55,6 +55,7 @@ class CorpusSection(_Section):
     max_pixels: int = Field(default=40_000_000, gt=0)
     max_aspect: float = Field(default=8.0, ge=1)  # long side / short side
     min_caption_words: int = Field(default=3, ge=0)
+    panels: bool = False  # also cut compound figures into panels, each with its part of the caption
 
 
 class InstructSection(_Section):
@@ -160,6 +161,7 @@ class TrainSection(_Section):
     adam_betas: tuple[float, float] = (0.9, 0.999)
     checkpoint_minutes: float = Field(default=10.0, gt=0)
     keep_checkpoints: int = Field(default=2, gt=0)
+    checkpoint_in_background: bool | None = None  # by a thread; default: where the state is on a GPU (train/saver.py)
     validation: ValidationSection = ValidationSection()
     stuck_minutes: float = Field(default=10.0, gt=0)  # of several ranks: the run ends when one does nothing for so long
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -12,11 +12,10 @@ Auditing again against the same files finds that it was done; against others, or
 from __future__ import annotations
 
 import json
-import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +130,8 @@ def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> l
     for name, one in held.items():
         if one.unreadable:
             print(f"{name}: {one.unreadable:,} of its images cannot be read and are not looked for", file=sys.stderr)
-    with (work / "held_out").open("wb") as out:
-        pickle.dump(held, out)
     found: dict[str, list[Finding]] = {}
-    look = partial(look_through, corpus=corpus, work=work)
+    look = partial(look_through, corpus=corpus, held=held, work=work)
     with Progress("auditing", len(shards), "shards") as progress:
         for shard, ones in engines.run(look, shards, "local", workers, str(corpus)):
             found[shard] = ones
@@ -142,19 +139,11 @@ def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> l
     return [one for shard in shards for one in found[shard]]
 
 
-@lru_cache(maxsize=1)
-def _held_out(file: Path, _: int) -> dict[str, HeldOut]:
-    with file.open("rb") as data:
-        found: dict[str, HeldOut] = pickle.load(data)  # written by `_look` a moment ago
-    return found
-
-
-def look_through(shard: str, corpus: Path, work: Path) -> list[Finding]:
-    """What one shard holds of the benchmarks; from the file of an earlier run, if there is one."""
+def look_through(shard: str, corpus: Path, held: Mapping[str, HeldOut], work: Path) -> list[Finding]:
+    """What one shard holds of the benchmarks; from the file of an earlier run in `work`, if there is one."""
     done = work / f"{shard}.json"
     if done.is_file():
         return [Finding(**row) for row in json.loads(done.read_text(encoding="utf-8"))]
-    held = _held_out(work / "held_out", (work / "held_out").stat().st_mtime_ns)
     columns = ["key", "offset", "size", "sha256", "caption", "mentions"]
     here = [("shard", "=", shard)]
     rows = pq.read_table(corpus / INDEX, columns=columns, filters=here, use_threads=False).to_pylist()

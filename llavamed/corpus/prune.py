@@ -130,6 +130,7 @@ def _recount(corpus: Path, body: dict[str, Any], reasons: Mapping[str, int]) -> 
         articles_funnel=Counter(about),
         left_out=body["extra"]["articles_left_out"],
         unresolved=body["extra"]["citations_unresolved"],
+        whole=Counter(body["extra"]["compound"]),
     )
     index = pq.ParquetFile(corpus / store.INDEX)
     for part in range(index.num_row_groups):

@@ -31,7 +31,7 @@ from llavamed.records import Pair
 INDEX = "index.parquet"
 WITHOUT_IMAGE = "without_image.jsonl"  # the pairs whose image was missing
 PAIRS_PER_SHARD = 1000
-_HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
+HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
 _KEY_LENGTH = 80  # a tar header holds names of 100 bytes
 
 # First bytes of the formats that are kept as they are.
@@ -70,6 +70,14 @@ def as_stored(data: bytes, image: Image.Image | None) -> tuple[str, bytes]:
     out = io.BytesIO()
     image.save(out, format="PNG")
     return "png", out.getvalue()
+
+
+def cropped(image: Image.Image, box: tuple[int, int, int, int], file: str) -> tuple[str, bytes]:
+    """(extension, bytes) of a part of a decoded picture: JPEG if `file` is one, else PNG."""
+    out = io.BytesIO()
+    is_jpeg = file.endswith(".jpg")
+    image.crop(box).save(out, **({"format": "JPEG", "quality": 95} if is_jpeg else {"format": "PNG"}))
+    return "jpg" if is_jpeg else "png", out.getvalue()
 
 
 class CorpusWriter:
@@ -178,7 +186,7 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.body = manifest.require(folder, "corpus", _HINT)
+        self.body = manifest.require(folder, "corpus", HINT)
         self.fingerprint: str = self.body["fingerprint"]
         try:
             self._index = pq.ParquetFile(folder / INDEX)

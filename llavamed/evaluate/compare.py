@@ -25,6 +25,7 @@ from llavamed.evaluate import show
 from llavamed.evaluate.benchmarks import Published
 from llavamed.evaluate.controls import OF_THE_IMAGE
 from llavamed.evaluate.significance import holm, mcnemar, paired_bootstrap
+from llavamed.evaluate.statistics import bootstrap
 from llavamed.records import read_jsonl
 
 LEAKAGE = "leakage.json"  # beside the scores, where `eval leakage` was asked
@@ -221,7 +222,7 @@ def _pairs(runs: Sequence[Run], metrics: Sequence[str], draws: int, seed: int) -
             if not ids:
                 continue  # a number of the whole has no questions to pair
             a, b = [ours[id] for id in ids], [theirs[id] for id in ids]
-            found = paired_bootstrap(a, b, [_image(first, id) for id in ids], draws, seed)
+            found = paired_bootstrap(a, b, [_image(first, id) for id in ids], draws, seed, show.most(metric))
             row = {"first": first.name, "second": second.name, "metric": metric, **vars(found)}
             if {*a, *b} <= {0.0, 100.0}:
                 only = [sum(x > y for x, y in zip(a, b, strict=True)), sum(x < y for x, y in zip(a, b, strict=True))]
@@ -253,18 +254,17 @@ def _groups(runs: Sequence[Run], metrics: Sequence[str], seed: int) -> list[dict
             continue
         for value in sorted(kept, key=lambda value: (value.endswith("smaller groups"), -len(kept[value]), value)):
             for run in runs:
-                scores = {metric: _mean(run, earned[run.name, metric], kept[value], seed) for metric in metrics}
+                scores = {metric: _mean(run, metric, earned[run.name, metric], kept[value], seed) for metric in metrics}
                 rows.append({"kind": kind, "value": value, "run": run.name, "n": len(kept[value]), "scores": scores})
     return rows
 
 
-def _mean(run: Run, earned: Mapping[str, float], ids: Sequence[str], seed: int) -> dict[str, Any] | None:
+def _mean(run: Run, metric: str, earned: Mapping[str, float], ids: Sequence[str], seed: int) -> dict[str, Any] | None:
     asked = [id for id in ids if id in earned]
     if not asked:
         return None
     values, images = [earned[id] for id in asked], [_image(run, id) for id in asked]
-    found = paired_bootstrap(values, [0.0] * len(values), images, _GROUP_DRAWS, seed)
-    return {"value": found.value, "low": found.low, "high": found.high, "n": found.n}
+    return vars(bootstrap(values, _GROUP_DRAWS, seed, images=images, most=show.most(metric)))
 
 
 def _closed(run: Run) -> list[Item]:

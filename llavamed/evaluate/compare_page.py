@@ -23,6 +23,7 @@ from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.compare import Item, Run, compare, of_the_image
 from llavamed.evaluate.families import FAMILIES
+from llavamed.evaluate.statistics import FEWEST
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.manifest import file_sha256, write_atomic
 from llavamed.report import Page, new_figure
@@ -88,7 +89,7 @@ def gaps_table(body: Mapping[str, Any]) -> Table:
     for run in body["runs"] if controls else ():
         for metric in body["headline"][:2]:
             gaps = [run["controls"].get(control, {}).get("gaps", {}).get(metric) for control in controls]
-            rows.append([run["name"], _title(metric), *map(_gap, gaps)])
+            rows.append([run["name"], _title(metric), *map(show.gap, gaps)])
     return ["run", "metric", *(f"real minus {control}" for control in controls)], rows
 
 
@@ -111,7 +112,7 @@ def pairs_table(body: Mapping[str, Any]) -> Table:
         "metric",
         "difference, points",
         "verdict",
-        "p, by Holm",
+        "p, raised by Holm",
         "right alone",
         "McNemar p",
         "n (images)",
@@ -120,12 +121,12 @@ def pairs_table(body: Mapping[str, Any]) -> Table:
         [
             f"{row['first']} − {row['second']}",
             _title(row["metric"]),
-            f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})",
+            show.gap(row),
             _verdict(row),
-            f"{_p(row['p'])}, {_p(row['p_holm'])}",
+            "-" if row["images"] < FEWEST else f"{_p(row['p'])}, {_p(row['p_holm'])}",
             f"{row['first_only']} : {row['second_only']}" if "mcnemar" in row else "-",
             _p(row["mcnemar"]) if "mcnemar" in row else "-",
-            f"{row['n']} ({row['clusters']})",
+            f"{row['n']} ({row['images']})",
         ]
         for row in body["pairs"]
     ]
@@ -292,7 +293,7 @@ def _facts(body: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     for metric in body["headline"][:2]:
         best = max(body["runs"], key=lambda run: run["scores"][metric]["value"])
         entry = best["scores"][metric]
-        facts[f"best {_title(metric)}: {best['name']}"] = f"{entry['value']:.1f} {entry.get('unit', '%')}"
+        facts[f"best {_title(metric)}: {best['name']}"] = f"{entry['value']:.1f} {show.unit(metric)}"
     real = [row for row in body["pairs"] if row["p_holm"] < _LEVEL]
     if body["pairs"]:
         facts["differences beyond chance"] = f"{len(real)} of {len(body['pairs'])}"
@@ -318,8 +319,8 @@ def _forest(body: Mapping[str, Any]) -> Any:
                     panel.plot(control["scores"][metric]["value"], line, "|", color="#a33", markersize=9)
         panel.set_yticks(range(len(body["runs"])), [run["name"] for run in reversed(body["runs"])])
         panel.set_ylim(-0.6, len(body["runs"]) - 0.4)
-        if all("unit" not in run["scores"][metric] for run in body["runs"]):
-            panel.set_xlim(0, 100)  # per cent
+        if show.unit(metric) == "%":
+            panel.set_xlim(0, 100)
         panel.set_title(_titled(body, metric), loc="left", fontsize=10)
     if any(of_the_image(run) for run in body["runs"]):
         panel.set_xlabel("red marks: the same run without the right image")
@@ -334,23 +335,20 @@ def _provenance(runs: Sequence[Run]) -> Iterator[list[str]]:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
+    if row["images"] < FEWEST:
+        return show.TOO_FEW
     if row["p_holm"] >= _LEVEL:
         return "no difference shown"
     return f"{row['first'] if row['value'] > 0 else row['second']} is better"
 
 
 def _title(metric: str) -> str:
-    return _TITLES.get(metric, metric.replace("_", " "))
+    return _TITLES.get(metric, metric.replace("_official", ", official").replace("_", " "))
 
 
 def _titled(body: Mapping[str, Any], metric: str) -> str:
     n = {run["scores"][metric]["n"] for run in body["runs"]}
-    unit = body["runs"][0]["scores"][metric].get("unit", "%")
-    return f"{_title(metric)}, {unit} (n {', '.join(map(str, sorted(n)))})"
-
-
-def _gap(gap: Mapping[str, Any] | None) -> str:
-    return "-" if gap is None else f"{gap['value']:+.1f} ({gap['low']:+.1f} to {gap['high']:+.1f})"
+    return f"{_title(metric)}, {show.unit(metric)} (n {', '.join(map(str, sorted(n)))})"
 
 
 def _number(value: float | None) -> str:

@@ -15,6 +15,7 @@ goes on there, and the grades can be read again from the file without asking any
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -122,7 +123,7 @@ class Judge:
         return Plan(
             calls=len(pending),
             calls_at_most=len(further),
-            tokens_in=prices.tokens_in(further),
+            tokens_in=prices.tokens_in(further, json.dumps(self._more)),  # a reply's schema is read with each request
             tokens_out_at_most=len(further) * self._max_tokens,
             price=self.price,
         )

@@ -2,7 +2,7 @@
 
 The score is the paper's: the mean over the questions of the answer's grade in per cent of the reference's, by type of
 question, by domain of the image, and overall (a mean of ratios; LLaVA's own script has a ratio of means). Its interval
-is a bootstrap over images, since several questions share one.
+is a bootstrap over images, since several questions share one (`statistics.py`).
 
 Where the protocol shows the answers in both orders, two more things are counted: who is better (a preference that
 turns with the order is a tie), and how much the judge favours what it reads first.
@@ -20,15 +20,17 @@ from typing import Any
 from llavamed import manifest
 from llavamed.corpus.store import open_images
 from llavamed.errors import InputError
-from llavamed.evaluate import chat_questions, results
+from llavamed.evaluate import chat_questions, results, show
 from llavamed.evaluate.judge import Graded, Judge, Plan
 from llavamed.evaluate.significance import paired_bootstrap
+from llavamed.evaluate.statistics import FEWEST, bootstrap
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.manifest import file_sha256, write_atomic
 from llavamed.report import Page
 
 RESULT, ITEMS = "judge.json", "items.jsonl"
 _CARDS = 24
+_LEAST, _MOST = 10.0, 1000.0  # what a score could be: a grade of 1 beside one of 10, and the reverse
 _KINDS = ("conversation", "detailed_description")
 _TITLES = {"detailed_description": "description", "chest_xray": "chest X-ray", "mri": "MRI", "ct_scan": "CT"}
 
@@ -67,6 +69,8 @@ def evaluate_chat(
     ids = [question.id for question in questions]
     files = {"answers": predictions} | ({} if baseline is None else {"baseline": baseline})
     answers = {name: results.by_id(path, ids) for name, path in files.items()}
+    if images is not None:
+        open_images(images)  # a folder that is not there is told before anything is paid
     approve(judge.plan(questions, list(answers.values())))
     made = manifest.Manifest(
         stage="judge",
@@ -106,10 +110,11 @@ def table(body: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     columns = ["group", "n", "score, % (95 % interval)", "grade", "reference's grade"]
     rows = []
     for group, row in body["answers"]["groups"].items():
-        cells = [_title(group), str(row["n"]), _cell(row), f"{row['grade']:.2f}", f"{row['reference']:.2f}"]
+        cells = [_title(group), str(row["n"]), show.cell(row), f"{row['grade']:.2f}", f"{row['reference']:.2f}"]
         if has_baseline:
             gain = body["difference"].get(group)
-            cells += [_cell(body["baseline"]["groups"].get(group)), _gain(gain), f"{gain['p']:.4f}" if gain else "-"]
+            p = f"{gain['p']:.4f}" if gain and gain["images"] >= FEWEST else "-"
+            cells += [show.cell(body["baseline"]["groups"].get(group)), show.gap(gain), p]
         rows.append(cells)
     return columns + (["baseline", "gain over it, points", "p"] if has_baseline else []), rows
 
@@ -142,8 +147,8 @@ def notes(body: Mapping[str, Any]) -> list[str]:
 def page(body: Mapping[str, Any], graded: Sequence[Graded], images: Path | None) -> Page:
     overall = body["answers"]["groups"]["overall"]
     facts = {
-        "of the reference's grade": f"{overall['value']:.1f} %",
-        "95 % interval": f"{overall['low']:.1f}-{overall['high']:.1f}",
+        "of the reference's grade, %": f"{overall['value']:.1f}",
+        "with its 95 % interval": show.cell(overall),
         "questions graded": f"{overall['n']} of {body['n']}",
     }
     if "overall" in body["difference"]:
@@ -196,13 +201,14 @@ def _grouped(graded: Sequence[Graded]) -> dict[str, list[Graded]]:
 
 
 def _score(rows: Sequence[Graded], draws: int) -> dict[str, Any]:
-    over_nothing = [0.0] * len(rows)
-    found = paired_bootstrap([row.relative for row in rows], over_nothing, [_image(row) for row in rows], draws)
+    values, images = [row.relative for row in rows], [_image(row) for row in rows]
+    found = bootstrap(values, draws, images=images, most=_MOST, least=_LEAST)
     return {
         "value": round(found.value, 4),
         "low": round(found.low, 4),
         "high": round(found.high, 4),
         "n": found.n,
+        "images": found.images,
         "grade": round(sum(row.candidate for row in rows) / len(rows), 4),
         "reference": round(sum(row.reference for row in rows) / len(rows), 4),
     }
@@ -217,7 +223,8 @@ def _differences(graded: Mapping[str, Sequence[Graded]], draws: int) -> dict[str
     found = {}
     for group, rows in _grouped(both).items():
         theirs = [base[row.question.id].relative for row in rows]
-        gain = paired_bootstrap([row.relative for row in rows], theirs, [_image(row) for row in rows], draws)
+        ours, images = [row.relative for row in rows], [_image(row) for row in rows]
+        gain = paired_bootstrap(ours, theirs, images, draws, most=_MOST - _LEAST)
         found[group] = {name: round(value, 6) for name, value in vars(gain).items()}
     return found
 
@@ -283,11 +290,3 @@ def _picture(name: str, images: Path | None) -> str:
 
 def _title(group: str) -> str:
     return _TITLES.get(group, group)
-
-
-def _cell(row: Mapping[str, Any] | None) -> str:
-    return "-" if row is None else f"{row['value']:.1f} ({row['low']:.1f}-{row['high']:.1f})"
-
-
-def _gain(row: Mapping[str, Any] | None) -> str:
-    return "-" if row is None else f"{row['value']:+.1f} ({row['low']:+.1f} to {row['high']:+.1f})"

@@ -27,9 +27,9 @@ from llavamed.corpus.store import INDEX, Corpus, open_images
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
-from llavamed.evaluate.compare import LEAKAGE, credits, headline
+from llavamed.evaluate.compare import LEAKAGE, Run, credits, headline
 from llavamed.evaluate.compare import load as load_runs
-from llavamed.evaluate.significance import paired_bootstrap
+from llavamed.evaluate.statistics import bootstrap
 from llavamed.instruct import formats
 from llavamed.manifest import fingerprint, write_atomic
 from llavamed.progress import track
@@ -53,6 +53,7 @@ class Seen:
     questions: set[str] = field(default_factory=set)  # words
     pairs: set[tuple[str, str]] = field(default_factory=set)
     unreadable: int = 0  # images that could not be looked at
+    asks: bool = True  # False: it holds no questions (a corpus)
 
     def add(self, where: str, names: Iterable[str], questions: Iterable[str]) -> None:
         asked = set(map(words, questions))
@@ -85,8 +86,8 @@ def check(
             "source": seen.source,
             "images": len(seen.images),
             "questions_on_seen_images": len(by_image),
-            "questions_in_the_same_words": len(by_words),
-            "same_image_and_question": len(both),
+            "questions_in_the_same_words": len(by_words) if seen.asks else None,  # None: there are none to compare with
+            "same_image_and_question": len(both) if seen.asks else None,
             "unreadable_images": seen.unreadable,
             "examples": [
                 {"id": q.id, "image": image, "seen_as": seen.images[image]}
@@ -137,10 +138,9 @@ def told(body: Mapping[str, Any]) -> str:
     """In a sentence or two."""
     parts = []
     for row in body["sources"]:
-        parts.append(
-            f"{row['images']} of {body['n_images']} images and {row['same_image_and_question']} of "
-            f"{body['n_questions']} questions on their image also stand in {row['source']}"
-        )
+        both = row["same_image_and_question"]
+        questions = "" if both is None else f" and {both} of {body['n_questions']} questions on their image"
+        parts.append(f"{row['images']} of {body['n_images']} images{questions} also stand in {row['source']}")
         if row["unreadable_images"]:
             parts[-1] += f" ({row['unreadable_images']} of its images could not be read)"
     if body["unreadable_images"]:
@@ -151,14 +151,18 @@ def told(body: Mapping[str, Any]) -> str:
 def table(body: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
     columns = ["training data", "images of the benchmark in it", "questions on these images",
                "questions in the same words", "the same question on the same image"]  # fmt: skip
+
+    def of(count: int | None, whole: int) -> str:
+        return "it has no questions" if count is None else f"{count} of {whole}"
+
     images, questions = body["n_images"], body["n_questions"]
     rows = [
         [
             row["source"],
-            f"{row['images']} of {images}",
-            f"{row['questions_on_seen_images']} of {questions}",
-            f"{row['questions_in_the_same_words']} of {questions}",
-            f"{row['same_image_and_question']} of {questions}",
+            of(row["images"], images),
+            of(row["questions_on_seen_images"], questions),
+            of(row["questions_in_the_same_words"], questions),
+            of(row["same_image_and_question"], questions),
         ]
         for row in body["sources"]
     ]
@@ -168,18 +172,9 @@ def table(body: Mapping[str, Any]) -> tuple[list[str], list[list[Any]]]:
 def beside(run_folder: Path, body: dict[str, Any], seed: int = 0) -> dict[str, Any]:
     """`body` with the run's score on seen and on unseen images; written into the run's folder as `leakage.json`.
 
-    Raises InputError if the run is about other data.
+    Raises InputError as `require_run` does.
     """
-    found = [run for members in load_runs([str(run_folder)]).values() for run in members]
-    if len(found) > 1:
-        inner = ", ".join(str(run.folder) for run in found)
-        raise InputError(f"{run_folder}: holds {len(found)} runs; give one of {inner}")
-    (run,) = found
-    about, asked = (run.scores["benchmark"], run.scores["split"]), (body["benchmark"], body["split"])
-    if about != asked:
-        raise InputError(f"{run_folder}: a run of {' '.join(about)}, not of {' '.join(asked)}; give a run of that")
-    if run.provenance.get("data_sha256") != body["data_sha256"]:
-        raise InputError(f"{run_folder}: scored on other files of {body['benchmark']}; give the folder of those")
+    run = require_run(run_folder, body["benchmark"], body["split"], body["data_sha256"])
     seen = {id for row in body["sources"] for id in row["ids"]}
     scores = []
     for metric in headline([run]):
@@ -188,16 +183,30 @@ def beside(run_folder: Path, body: dict[str, Any], seed: int = 0) -> dict[str, A
             ids = [id for id in values if id in chosen]
             if ids:
                 images = [str(run.items[id]["image"] or id) for id in ids]
-                interval = paired_bootstrap([values[id] for id in ids], [0.0] * len(ids), images, 1000, seed)
-                scores.append({"metric": metric, "images": name, "value": interval.value,
-                               "low": interval.low, "high": interval.high, "n": interval.n})  # fmt: skip
+                interval = bootstrap([values[id] for id in ids], 1000, seed, images=images, most=show.most(metric))
+                scores.append({"metric": metric, "image": name, **vars(interval)})
     whole = body | {"scores": scores}
     write_atomic(run.folder / LEAKAGE, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
     return whole
 
 
+def require_run(run_folder: Path, benchmark: str, split: str, data_sha256: Mapping[str, str] | None) -> Run:
+    """The one run in the folder. Raises InputError if there are several, or if it is about other data."""
+    found = [run for members in load_runs([str(run_folder)]).values() for run in members]
+    if len(found) > 1:
+        inner = ", ".join(str(run.folder) for run in found)
+        raise InputError(f"{run_folder}: holds {len(found)} runs; give one of {inner}")
+    (run,) = found
+    about, asked = (run.scores["benchmark"], run.scores["split"]), (benchmark, split)
+    if about != asked:
+        raise InputError(f"{run_folder}: a run of {' '.join(about)}, not of {' '.join(asked)}; give a run of that")
+    if run.provenance.get("data_sha256") != data_sha256:
+        raise InputError(f"{run_folder}: scored on other files of {benchmark}; give the folder of those")
+    return run
+
+
 def scores_table(body: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    rows = [[row["metric"], row["images"], show.cell(row), str(row["n"])] for row in body["scores"]]
+    rows = [[row["metric"], row["image"], show.cell(row), str(row["n"])] for row in body["scores"]]
     return ["metric, % (95 % interval)", "image in the training data", "score", "n"], rows
 
 
@@ -240,7 +249,7 @@ def _no_source(source: str) -> InputError:
 
 def _in_corpus(corpus: Corpus, source: str, held: HeldOut) -> Seen:
     """The index knows the sha256 of every image; to see what it looks like it has to be read."""
-    seen = Seen(source)
+    seen = Seen(source, asks=False)
     for pair in track(corpus.pairs(), f"reading {source}", total=len(corpus), unit="pairs"):
         try:
             found = _names(held.image(pair.sha256, partial(corpus.image, pair.key)))

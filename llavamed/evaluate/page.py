@@ -51,7 +51,7 @@ def build(benchmark: Benchmark, scores: Scores, read_image: ReadImage | None, sh
         page.cards("Answers, drawn evenly", _cards(scores, read_image), text=show.verdict(body))
         page.table("How it was made", ["what", "value"], [[key, str(value)] for key, value in provenance.items()])
         return page
-    page.table("Scores", *show.headline(body), text="Strict rules; the interval is a bootstrap over questions.")
+    page.table("Scores", *show.headline(body), text="Strict rules; the interval is a bootstrap over images.")
     if scores.controls:
         page.figures("With and without the picture", [_bars(body)])
         page.table(
@@ -98,7 +98,7 @@ def _facts(body: Mapping[str, Any]) -> dict[str, Any]:
     for name, title in family.headline[:2]:
         entry = body["scores"].get(name)
         if entry is not None:
-            facts[f"{title}, strict"] = f"{entry['value']:.1f} {entry.get('unit', '%')}"
+            facts[f"{title}, strict"] = f"{entry['value']:.1f} {show.unit(name)}"
     for name in family.decisive[:1]:
         blank = body["controls"].get("blank", {}).get("scores", {}).get(name)
         if blank:
@@ -117,9 +117,7 @@ def _bars(body: Mapping[str, Any]) -> Any:
     images = {name: control["scores"] for name, control in body["controls"].items() if name in OF_THE_IMAGE}
     conditions = {"real": body["scores"], **images}
     shown = [
-        (name, title)
-        for name, title in show.family(body).headline
-        if name in body["scores"] and "unit" not in body["scores"][name]
+        (name, title) for name, title in show.family(body).headline if name in body["scores"] and show.unit(name) == "%"
     ]
     names = [name for name, _ in shown]
     figure, axes = new_figure(7.0, 3.0)
@@ -172,16 +170,16 @@ def _groups(items: Sequence[Item], family: Family) -> list[list[str]]:
         for value, members in shown.items():
             row = [f"{kind}: {value}"]
             for measure, _ in family.measures:
-                credits = [100 * item.credit for item in members if item.measure == measure]
-                row += [_mean(credits), str(len(credits))]
+                row += _mean([item for item in members if item.measure == measure])
             rows.append(row)
     return rows
 
 
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return show.cell(vars(bootstrap(values)))
+def _mean(items: Sequence[Item]) -> tuple[str, str]:
+    if not items:
+        return "-", "0"
+    drawn = bootstrap([100 * item.credit for item in items], images=[item.drawn_with for item in items])
+    return show.cell(vars(drawn)), str(len(items))
 
 
 def choose(items: Sequence[Item], count: int = CARDS) -> list[Item]:

@@ -7,14 +7,18 @@ stands under which key differs, so the keys are tables, in order of trust: in MM
 reference, in VQA's it is the answer.
 
 The hard thing is to lose nothing silently. Every question needs exactly one row: missing, repeated and unknown ids
-are an error that names them all at once. An id that the benchmark knows under another name (`aliases`; LLaVA's
-files name MME's and TextVQA's questions by picture, so the question's text is looked at too) is translated; one of
-the same data that is not asked here (`beside`: SLAKE's other language) is passed over.
+are an error that names them all at once. Ids that are not the benchmark's are passed over, and that is said, only
+where every row repeats what it was asked and these are all questions in their order: LLaVA-Med's answer files have
+row numbers for ids, POPE's none. With --by-order the same is looked at, as far as the rows tell it. An id that the
+benchmark knows under another name (`aliases`; LLaVA's files name MME's and TextVQA's questions by picture, so the
+question's text is looked at too) is translated; one of the same data that is not asked here (`beside`: SLAKE's other
+language) is passed over.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -50,12 +54,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise InputError(f"{path}: no such file; give a file or folder of answers")
     if path.is_dir():
-        return [row for file in _files(path) for row in (_mme(file) if file.suffix == ".txt" else read(file))]
+        return [row for file in _files(path) for row in (_mme(file) if _is_mme(file) else read(file))]
     if path.suffix in (".csv", ".tsv"):
-        return [dict(row) for row in read_table(path)]
+        return [{_usual(name): cell for name, cell in row.items()} for row in read_table(path)]
     if path.suffix == ".json" and _first(path) in "[{":
         lines = _json_lines(path)
         return lines if lines is not None else _json(path)
+    if _first(path) == "[":  # a JSON list under another name
+        return _json(path)
     return list(read_jsonl(path))
 
 
@@ -72,10 +78,16 @@ def match(
     """One prediction a question, in the benchmark's order; with `by_order` ids are ignored.
 
     Raises InputError for rows without an answer or made under another control than `control`, for references given as
-    answers, and for missing, repeated or unknown ids.
+    answers, for missing, repeated or unknown ids, and with `by_order` for rows that say they were asked something else.
     """
     rows = list(rows)
     known = {question.id for question in benchmark.questions}
+    if by_order:
+        _require_order(benchmark, rows, where)
+    elif _ids_are_others(benchmark, rows, known) and all(_in_order(benchmark, rows)):
+        by_order = True
+        print(f"{where}: matched by order; its ids are not the benchmark's, but each row repeats its question",
+              file=sys.stderr)  # fmt: skip
     answers = [_prediction(row, benchmark, known, where, number, by_order) for number, row in enumerate(rows, 1)]
     _made_under(control, answers, where)
     _no_references(benchmark, rows, answers, where)
@@ -116,7 +128,7 @@ def with_options(benchmark: Benchmark, rows: Sequence[Row | Prediction], where: 
 
 def _files(folder: Path) -> list[Path]:
     """The files of answers in a folder, by the first of these layouts that is there."""
-    for pattern in ("*/output.json", "*.txt", "*.jsonl", "*.json", "*.csv", "*.tsv"):
+    for pattern in ("*/output.json", "*/parsed_output.json", "*.txt", "*.jsonl", "*.json", "*.csv", "*.tsv"):
         found = sorted(folder.glob(pattern))
         if found:
             return found
@@ -124,6 +136,17 @@ def _files(folder: Path) -> list[Path]:
         f"{folder}: holds no answers; give a .jsonl, .json or .csv file, or a folder of them, of MMMU's "
         "<Subject>/output.json or of MME's <subtask>.txt"
     )
+
+
+def _is_mme(path: Path) -> bool:
+    """MME's results are .txt; JSON lines may be too."""
+    return path.suffix == ".txt" and _first(path) not in "[{"
+
+
+def _usual(name: str) -> str:
+    """A column's name as it is known here: sheets have `Prediction`, `ID`, `Pred`."""
+    known = {key.casefold(): key for key in (*ID_KEYS, *TEXT_KEYS, *_QUESTION_KEYS)}
+    return name if name in known.values() else known.get(name.casefold(), name)
 
 
 def _first(path: Path) -> str:
@@ -159,7 +182,7 @@ def _json(path: Path) -> list[dict[str, Any]]:
 def _mme(path: Path) -> list[dict[str, Any]]:
     """MME's result files: picture, question, reference and answer with tabs between, a file a subtask."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n"), 1):
         cells = line.split("\t", 3)
         if len(cells) != 4:
             raise InputError(
@@ -181,11 +204,60 @@ def _prediction(
     if id_key is None and not by_order:
         raise InputError(f"{where}: row {number} has no id ({', '.join(ID_KEYS)}); add it, or match with --by-order")
     return Prediction(
-        id=_own_id(row, str(row[id_key]).strip(), benchmark, known) if id_key else str(number),
+        id=_own_id(row, _id(row[id_key]), benchmark, known) if id_key else str(number),
         text=_text(row, where, number),
         failed=str(row.get("failed") or ""),
         control=str(row.get("control") or "real"),
     )
+
+
+def _id(value: Any) -> str:
+    """As text; whoever wrote it by way of a table may have 11.0 for 11."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _asked(row: Row | Prediction) -> str:
+    """What a row says it was asked, in lower case and with single blanks; "" where it does not say."""
+    found = "" if isinstance(row, Prediction) else next((row[key] for key in _QUESTION_KEYS if row.get(key)), "")
+    return _plain(str(found))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _in_order(benchmark: Benchmark, rows: Sequence[Row | Prediction]) -> list[bool]:
+    """Row by row, whether it says that it was asked the question in its place."""
+    pairs = zip(rows, benchmark.questions, strict=False)
+    return [bool(question.question) and _plain(question.question) in _asked(row) for row, question in pairs]
+
+
+def _ids_are_others(benchmark: Benchmark, rows: Sequence[Row | Prediction], known: set[str]) -> bool:
+    """There are as many rows as questions, none has the id of another, and some ids are not the benchmark's."""
+    told = [row for row in rows if not isinstance(row, Prediction)]
+    if not len(told) == len(rows) == len(benchmark.questions):
+        return False
+    given = [
+        _own_id(row, _id(row[key]), benchmark, known)
+        for row in told
+        for key in [next((key for key in ID_KEYS if row.get(key) is not None), None)]
+        if key is not None
+    ]
+    return len(set(given)) == len(given) and not (len(given) == len(rows) and set(given) == known)
+
+
+def _require_order(benchmark: Benchmark, rows: Sequence[Row | Prediction], where: str) -> None:
+    """Raises InputError if most rows that say what they were asked say something else than the question in their
+    place. Not every one: a prompt may have the question in other words."""
+    agree = [(place, agrees) for place, agrees in enumerate(_in_order(benchmark, rows)) if _asked(rows[place])]
+    apart = [place for place, agrees in agree if not agrees and benchmark.questions[place].question]
+    if len(apart) * 2 > len(agree):
+        place = apart[0]
+        raise InputError(
+            f"{where}: row {place + 1} was asked {_asked(rows[place])[:80]!r}, but question {place + 1} of "
+            f"{benchmark.name} {benchmark.split} is {benchmark.questions[place].question[:80]!r}; "
+            "they are not in the same order"
+        )
 
 
 def _made_under(control: str, answers: Sequence[Prediction], where: str) -> None:
@@ -236,7 +308,12 @@ def _text(row: Row, where: str, number: int) -> str:
         return ""
     if key is None:
         raise InputError(f"{where}: row {number} has no answer; put it under one of {', '.join(TEXT_KEYS)}")
-    return str(row[key])
+    text = row[key]
+    if isinstance(text, list) and len(text) == 1:
+        (text,) = text
+    if isinstance(text, list | dict):
+        raise InputError(f"{where}: row {number}: {key} is a {type(text).__name__}; it must be the answer's text")
+    return str(text)
 
 
 def _own_id(row: Row, id: str, benchmark: Benchmark, known: set[str]) -> str:

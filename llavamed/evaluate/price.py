@@ -53,13 +53,10 @@ def of(url: str, model: str, given: tuple[float, float] | None = None) -> Price 
     return Price(entry["input"], entry["output"], f"price list of {_table()['as_of']}", body) if entry else None
 
 
-def tokens_in(requests: Iterable[Request]) -> int:
-    """About how many tokens the texts of these requests have, rather too many than too few."""
-    return sum(
-        -(-len(message.text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE
-        for request in requests
-        for message in request.messages
-    )
+def tokens_in(requests: Iterable[Request], also: str = "") -> int:
+    """About how many tokens the texts of these requests have, and `also` in each, rather too many than too few."""
+    texts = ((*(message.text for message in request.messages), also) for request in requests)
+    return sum(-(-len(text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_PER_MESSAGE for each in texts for text in each)
 
 
 def _is_here(host: str) -> bool:

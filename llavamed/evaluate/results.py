@@ -16,6 +16,7 @@ an answer. They score it as one: "[LMMS_EVAL_REQUEST_FAILED after 5 retries] ...
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ from llavamed.evaluate.predictions import ID_KEYS, TEXT_KEYS
 from llavamed.records import Prediction, Question
 
 _ASKED_KEYS = ("question", "prompt", "input")
+_BEGINNING = 8  # letters of a question by which a place in a prompt is looked up
 _FAILURES = ("Failed to obtain answer", "[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED]")
 
 
@@ -117,13 +119,34 @@ def _by_order(answers: Sequence[Answer], questions: Sequence[Question]) -> list[
 
 
 def _by_text(answers: Sequence[Answer], questions: Sequence[Question]) -> list[Answer] | None:
-    """The one question that each answer is about: of those that occur in what was asked, the longest."""
+    """The one question that each answer is about: of those that occur in what was asked, the longest.
+
+    Looking every question up in every prompt would take hours for VQA v2. Here the places of a prompt where any
+    question might begin are found by its first letters, and what stands there in a table of all questions.
+    """
     found: dict[int, Answer] = {}
-    plain = [_plain(question.question) for question in questions]
+    places: dict[str, dict[str, list[int]]] = {}  # question's words -> image -> where it stands
+    for index, question in enumerate(questions):
+        if text := _plain(question.question):
+            places.setdefault(text, {}).setdefault(Path(question.image).name, []).append(index)
+    lengths: dict[str, set[int]] = {}
+    for text in places:
+        lengths.setdefault(text[:_BEGINNING], set()).add(len(text))
+    beginnings = sorted({len(beginning) for beginning in lengths})
     for answer in answers:
-        fits = [index for index, question in enumerate(questions) if plain[index] and _agree(answer, question)]
-        longest = max((len(plain[index]) for index in fits), default=0)
-        fits = [index for index in fits if len(plain[index]) == longest]
+        asked = _plain(answer.asked)
+        occurring = {
+            asked[start : start + length]
+            for start in range(len(asked))
+            for size in beginnings
+            for length in lengths.get(asked[start : start + size], ())
+        }
+        fits: list[int] = []
+        for _, texts in itertools.groupby(sorted(occurring & places.keys(), key=len, reverse=True), len):
+            about = [places[text] for text in texts]
+            fits = [i for images in about for name in set(answer.shown) or images for i in images.get(name, ())]
+            if fits:
+                break
         if len(fits) != 1 or fits[0] in found:
             return None  # "Is there a nodule?" about ten images that the file does not name
         found[fits[0]] = answer

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from llavamed.engine import Request, connect, public_name
 from llavamed.engine.local import LocalEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, page
+from llavamed.evaluate import predictions as files
 from llavamed.evaluate.controls import asked, left_out
 from llavamed.evaluate.families import FAMILIES
+from llavamed.evaluate.metrics import radiology
 from llavamed.evaluate.predict import predict
 from llavamed.evaluate.score import MAX_ANSWER, Scores, judge, score
 from llavamed.imaging.decode import decode
@@ -187,25 +189,55 @@ def evaluate(
 
 
 def evaluate_predictions(
-    benchmark_name: str, predictions: Path, data: Path, out: Path, by_order: bool = False, split: str | None = None
+    benchmark_name: str,
+    predictions: Path,
+    data: Path,
+    out: Path,
+    by_order: bool = False,
+    split: str | None = None,
+    controls: Mapping[str, Path] | None = None,
+    clinical: Sequence[str] = (),
 ) -> Scores:
-    """Score a file of answers made anywhere: `out/scores.json`, `items.jsonl`, `report.html`. No model, no GPU."""
+    """Score a file of answers made anywhere: `out/scores.json`, `items.jsonl`, `report.html`. No model, no GPU.
+
+    `controls` are files of answers made without the image, by the control's name; `clinical` names measures of
+    `metrics/radiology.py`, for reports.
+    """
     began = time.monotonic()
+    radiology.require(clinical)
     benchmark = benchmarks.load(benchmark_name, data, split)
-    scores = score(benchmark, predictions, by_order=by_order)
+    if clinical and benchmark.family != "report":
+        raise InputError(f"--radiology: {benchmark.name} has no reports; leave it out")
+    controls = dict(controls or {})
+    for name, reason in left_out(benchmark, list(controls)).items():
+        raise InputError(f"--control {name}: {benchmark.name} cannot have it: {reason}; leave it out")
+    scores = score(benchmark, predictions, by_order=by_order, controls=controls)
+    if clinical:
+        items = scores.items
+        found = radiology.measure(
+            clinical,
+            ["" if item.prediction.failed else item.prediction.text for item in items],
+            [item.question.answer for item in items],
+            [bool(item.prediction.failed) for item in items],
+            [item.drawn_with for item in items],
+        )
+        scores = replace(scores, provenance={**scores.provenance, "radiology": found})
     made = manifest.Manifest(
         stage="score",
         settings={
             "benchmark": benchmark.name,
             "split": benchmark.split,
             "by_order": by_order,
+            "controls": ["real", *controls],
+            "radiology": list(clinical),
             "scorers": scores.family.scorers,
         },
         inputs={
             "predictions": scores.provenance["predictions_sha256"],
+            **{name: files.sha256(path) for name, path in controls.items()},
             "benchmark": manifest.fingerprint(dict(benchmark.sha256)),
         },
-        counts={"questions": scores.n, "failed": scores.n_failed["real"]},
+        counts={"questions": scores.n, "failed": sum(scores.n_failed.values())},
         funnel=dict(benchmark.dropped),
     )
     manifest.begin(out, made.stage)

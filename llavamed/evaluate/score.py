@@ -29,7 +29,7 @@ from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.families import FAMILIES, Answered, Family, Metric
 from llavamed.evaluate.predict import read_header
 from llavamed.evaluate.predictions import Rows
-from llavamed.evaluate.statistics import Interval, bootstrap, paired
+from llavamed.evaluate.statistics import FEWEST, Interval, bootstrap, paired
 from llavamed.manifest import write_atomic
 from llavamed.records import Prediction, Question
 
@@ -46,6 +46,11 @@ class Item:
     credits: Mapping[str, float]
     family: Family
     cut: bool = False  # the answer was longer than MAX_ANSWER
+
+    @property
+    def drawn_with(self) -> str:
+        """What is drawn for an interval: the image with all its questions, or the question where it has none."""
+        return self.question.image or self.question.id
 
     @property
     def measure(self) -> str:
@@ -110,7 +115,8 @@ class Rotated:
 
 @dataclass(frozen=True)
 class Scores:
-    """Everything `scores.json` holds, and the items behind it. Values are per cent, 0-100, where no unit is named."""
+    """Everything `scores.json` holds, and the items behind it. Values are per cent, 0-100, but for those that
+    `provenance["at_most"]` names with what they can be at most."""
 
     benchmark: str
     split: str
@@ -137,7 +143,10 @@ class Scores:
             control: {
                 "scores": {name: self._entry(name, interval) for name, interval in scores.items()},
                 "gaps": {
-                    name: {**_numbers(gap), "uses_image": None if failed[control] else gap.low > 0}
+                    name: {
+                        **_numbers(gap),
+                        "uses_image": None if failed[control] or gap.images < FEWEST else gap.low > 0,
+                    }
                     for name, gap in self.gaps[control].items()
                 },
                 "n_failed": failed[control],
@@ -155,8 +164,7 @@ class Scores:
 
     def _entry(self, name: str, interval: Interval) -> dict[str, Any]:
         metric = self.family.metrics[name]
-        unit = {} if metric.unit == "%" else {"unit": metric.unit}
-        return {**_numbers(interval), "mode": metric.mode, "scorer": metric.scorer, **unit}
+        return {**_numbers(interval), "mode": metric.mode, "scorer": metric.scorer}
 
     def write(self, out: Path) -> None:
         """`out/items.jsonl` and `out/scores.json`."""
@@ -188,16 +196,21 @@ def score(
     of_image = {name: judge(benchmark, rows, by_order, name) for name, rows in shown.items()}
     turned = (controls or {}).get("rotated")
     also = family.also(_answered([item.question for item in items], [item.prediction for item in items]))
+    scores = _summary(family, items, bootstrap, seed)
     result = Scores(
         benchmark=benchmark.name,
         split=benchmark.split,
         n=len(items),
         family=family,
-        scores=_summary(family, items, bootstrap, seed),
+        scores=scores,
         controls={name: _summary(family, rows, bootstrap, seed) for name, rows in of_image.items()},
         gaps={name: _gaps(family, items, rows, bootstrap, seed) for name, rows in of_image.items()},
         rotated=None if turned is None else _rotated(benchmark, family, items, turned, bootstrap, seed),
-        provenance={**_provenance(benchmark, family, predictions, items, bootstrap, seed), **also},
+        provenance={
+            **_provenance(benchmark, family, predictions, items, bootstrap, seed),
+            "too_few_images": [name for name, interval in scores.items() if interval.images < FEWEST],
+            **also,
+        },
         items=items,
         control_items=of_image,
     )
@@ -243,10 +256,6 @@ def _parsed(family: Family, question: Question, prediction: Prediction) -> str |
     return family.parse(prediction.text, question)
 
 
-def _percent(items: Sequence[Item], name: str) -> list[float]:
-    return [100.0 * item.credits[name] for item in items if name in item.credits]
-
-
 def _rows(metric: Metric, items: Sequence[Item]) -> Any:
     assert metric.total is not None
     return metric.total.rows(_answered([item.question for item in items], [item.prediction for item in items]))
@@ -257,31 +266,35 @@ def _summary(family: Family, items: Sequence[Item], draws: int, seed: int) -> di
     for name, metric in family.metrics.items():
         if metric.total is not None:
             chosen = [item for item in items if metric.over(item.question)]
-            if chosen:
-                drawn = bootstrap(_rows(metric, chosen), draws, seed, metric.total.value)
-                found[name] = replace(drawn, n=len(chosen))
-        elif values := _percent(items, name):
-            found[name] = bootstrap(values, draws, seed)
+            values = _rows(metric, chosen) if chosen else []
+        else:
+            chosen = [item for item in items if name in item.credits]
+            values = [100.0 * item.credits[name] for item in chosen]
+        if chosen:
+            of = metric.total.value if metric.total else None
+            found[name] = bootstrap(values, draws, seed, of, [item.drawn_with for item in chosen], metric.most)
     return found
 
 
 def _gaps(family: Family, real: Sequence[Item], control: Sequence[Item], draws: int, seed: int) -> dict[str, Interval]:
-    """Real minus control per metric, over the questions answered under both; a metric that leaves items out has
-    no pairs and no gap. Of what is drawn together (MME's pictures) all must be answered."""
+    """Real minus control per metric, over the questions answered under both; a metric without `pairs` has no gap. Of
+    what is counted together (MME's pictures) all must be answered."""
     pairs = list(zip(real, control, strict=True))
     answered = [pair for pair in pairs if not any(item.prediction.failed for item in pair)]
     torn = {pair[0].question.image for pair in pairs if any(item.prediction.failed for item in pair)}
     gaps = {}
     for name, metric in family.metrics.items():
+        if not metric.pairs:
+            continue
         if metric.total is not None:
             chosen = [pair for pair in answered if metric.over(pair[0].question) and pair[0].question.image not in torn]
-            if chosen:
-                ours, theirs = (_rows(metric, [pair[side] for pair in chosen]) for side in (0, 1))
-                gaps[name] = replace(paired(ours, theirs, draws, seed, metric.total.value), n=len(chosen))
-        elif metric.pairs:
-            real_side, control_side = (_percent([pair[side] for pair in answered], name) for side in (0, 1))
-            if real_side:
-                gaps[name] = paired(real_side, control_side, draws, seed)
+            ours, theirs = (_rows(metric, [pair[side] for pair in chosen]) if chosen else [] for side in (0, 1))
+        else:
+            chosen = [pair for pair in answered if name in pair[0].credits]
+            ours, theirs = ([100.0 * pair[side].credits[name] for pair in chosen] for side in (0, 1))
+        if chosen:
+            of = metric.total.value if metric.total else None
+            gaps[name] = paired(ours, theirs, draws, seed, of, [item.drawn_with for item, _ in chosen], metric.most)
     return gaps
 
 
@@ -293,7 +306,7 @@ def _rotated(
     for item in judge(conditions.asked(benchmark, "rotated"), turned, control="rotated"):
         id, _, shift = item.question.id.rpartition("@")
         orders.setdefault(id, []).append((int(shift), item))
-    accuracies, own, agree = [], [], []
+    accuracies, own, agree, images = [], [], [], []
     failed = 0
     for item in items:
         others = orders.get(item.question.id, [])
@@ -305,14 +318,18 @@ def _rotated(
         named = item.question.lettered
         read = {named.get(conditions.unturned(item.question, shift, other.parsed) or "") for shift, other in others}
         read.add(named.get(item.parsed or ""))  # by its text: two options may be the same
+        images.append(item.drawn_with)
         accuracies.append(100 * sum(credits) / len(credits))
         own.append(100 * item.credit)
         agree.append(100.0 * (len(read) == 1 and None not in read))
     scorer = family.metrics[measure].scorer
     if not accuracies:
         return Rotated({}, {}, failed, scorer)
-    scores = {"accuracy": bootstrap(accuracies, draws, seed), "consistency": bootstrap(agree, draws, seed)}
-    return Rotated(scores, {"accuracy": paired(own, accuracies, draws, seed)}, failed, scorer)
+    scores = {
+        name: bootstrap(values, draws, seed, images=images)
+        for name, values in (("accuracy", accuracies), ("consistency", agree))
+    }
+    return Rotated(scores, {"accuracy": paired(own, accuracies, draws, seed, images=images)}, failed, scorer)
 
 
 def _provenance(
@@ -332,7 +349,8 @@ def _provenance(
         "predictions_sha256": files.sha256(predictions) if isinstance(predictions, Path) else "",
         "family": family.name,
         "scorers": family.scorers,
-        "bootstrap": {"draws": draws, "seed": seed, "interval": "95 % percentile"},
+        "at_most": {name: metric.most for name, metric in family.metrics.items() if metric.most != 100},
+        "bootstrap": {"draws": draws, "seed": seed, "interval": "95 % percentile", "drawn": "images"},
         "n_closed": closed,
         "n_open": len(items) - closed,
         "n_failed": sum(bool(item.prediction.failed) for item in items),

@@ -15,8 +15,13 @@ from typing import Any
 from llavamed.errors import InputError
 from llavamed.evaluate.controls import OF_THE_IMAGE
 from llavamed.evaluate.families import FAMILIES, Family
+from llavamed.evaluate.metrics import radiology
+from llavamed.evaluate.statistics import FEWEST
 
 Table = tuple[list[str], list[list[str]]]
+# by name: it means the same in every family
+_METRICS = {name: metric for family in FAMILIES.values() for name, metric in family.metrics.items()}
+TOO_FEW = "too few images"
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -38,31 +43,53 @@ def family(scores: Mapping[str, Any]) -> Family:
     return FAMILIES[scores.get("provenance", {}).get("family", "llava_med")]
 
 
+def unit(metric: str) -> str:
+    """'%', or what it could be at most: 'of 2,000'."""
+    return _METRICS[metric].unit
+
+
+def most(metric: str) -> int:
+    return _METRICS[metric].most
+
+
 def cell(entry: Mapping[str, Any] | None) -> str:
-    """'92.3 (90.1-94.2)', the score with its 95 % interval; '-' where there is no score."""
-    return "-" if entry is None else f"{entry['value']:.1f} ({entry['low']:.1f}-{entry['high']:.1f})"
+    """'92.3 (90.1-94.2)', the score with its 95 % interval; '-' where there is no score. An entry that knows its
+    `images` has none where they are too few."""
+    if entry is None:
+        return "-"
+    interval = f"{entry['low']:.1f}-{entry['high']:.1f}"
+    return f"{entry['value']:.1f} ({TOO_FEW if entry.get('images', FEWEST) < FEWEST else interval})"
+
+
+def gap(entry: Mapping[str, Any] | None) -> str:
+    """'+4.2 (+0.3 to +7.9)', a difference with its 95 % interval; as `cell`."""
+    if entry is None:
+        return "-"
+    value, low, high = (round(entry[key], 1) + 0.0 for key in ("value", "low", "high"))  # + 0.0: no "-0.0"
+    interval = f"{low:+.1f} to {high:+.1f}"  # "to": a minus beside a dash misleads
+    return f"{value:+.1f} ({TOO_FEW if entry.get('images', FEWEST) < FEWEST else interval})"
 
 
 def headline(scores: Mapping[str, Any]) -> Table:
     """Metric by control, with n, and the least gap: what of the score the picture accounts for."""
     controls = _of_the_image(scores)
     rows = []
-    for name, _ in family(scores).headline:
+    for name, title in family(scores).headline:
         real = scores["scores"].get(name)
         if real is None:
             continue
         shown = [cell(control["scores"].get(name)) for control in controls.values()]
-        rows.append([_with_unit(name, real), str(real["n"]), cell(real), *shown, _least_gap(name, controls)])
+        rows.append([_with_unit(title, name), str(real["n"]), cell(real), *shown, _least_gap(name, controls)])
     return ["metric (95 % interval)", "n", "real", *controls, "the image is worth"], rows
 
 
 def gaps(scores: Mapping[str, Any]) -> Table:
     """What the picture is worth: real minus control over the same questions, with a verdict for each."""
     rows = [
-        [name, control, _gap(gap), str(gap["n"]), _uses(gap, body["n_failed"])]
-        for name, _ in family(scores).headline
+        [title, control, gap(found), str(found["n"]), _uses(found, body["n_failed"])]
+        for name, title in family(scores).headline
         for control, body in _of_the_image(scores).items()
-        if (gap := body["gaps"].get(name)) is not None
+        if (found := body["gaps"].get(name)) is not None
     ]
     return ["metric", "control", "real minus control, points", "n", "verdict"], rows
 
@@ -76,7 +103,7 @@ def orders(scores: Mapping[str, Any]) -> Table:
     found = rotated["scores"]
     return columns, [
         ["accuracy, mean over orders", cell(found["accuracy"]), str(found["accuracy"]["n"])],
-        ["the file's order less that", _gap(rotated["gaps"]["accuracy"]), str(found["accuracy"]["n"])],
+        ["the file's order less that", gap(rotated["gaps"]["accuracy"]), str(found["accuracy"]["n"])],
         ["same option in every order", cell(found["consistency"]), str(found["consistency"]["n"])],
     ]
 
@@ -85,7 +112,7 @@ def rules(scores: Mapping[str, Any]) -> Table:
     """Strict beside official, for the same answers."""
     found = scores["scores"]
     rows = [
-        [_with_unit(title, found[official]), cell(found.get(strict)), cell(found[official]), str(found[official]["n"])]
+        [_with_unit(title, official), cell(found.get(strict)), cell(found[official]), str(found[official]["n"])]
         for title, strict, official in family(scores).rules
         if official in found
     ]
@@ -99,8 +126,16 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
     told += scores.get("provenance", {}).get("notes", [])
     found = scores.get("provenance", {}).get("meteor_official")
     if isinstance(found, dict):
-        return [*told, f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})"]
-    return [*told, found] if found else told
+        told.append(f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})")
+    elif found:
+        told.append(found)
+    told += radiology.lines(scores.get("provenance", {}).get("radiology", {}))
+    if few := scores.get("provenance", {}).get("too_few_images"):
+        names = "every score" if len(few) == len(scores["scores"]) else ", ".join(few)
+        told.append(
+            f"Fewer than {FEWEST} images say nothing of chance: the interval of {names} is all that the score can be."
+        )
+    return told
 
 
 def readable(scores: Mapping[str, Any]) -> str:
@@ -126,8 +161,10 @@ def verdict(scores: Mapping[str, Any]) -> str:
         (name, control, body["gaps"][name])
         for name in kind.decisive
         for control, body in controls.items()
-        if name in body["gaps"] and control not in failed
+        if name in body["gaps"] and body["gaps"][name]["uses_image"] is not None
     ]
+    if not found and not told and any(body["gaps"] for body in controls.values()):
+        return f"No verdict: fewer than {FEWEST} images say nothing of chance."
     if found:
         return f"{_judgement(found)} {told}".strip()
     if not told and scores.get("provenance", {}).get("controls_left_out", {}).keys() >= set(OF_THE_IMAGE):
@@ -139,36 +176,31 @@ def _of_the_image(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {control: body for control, body in scores["controls"].items() if control in OF_THE_IMAGE}
 
 
-def _with_unit(name: str, entry: Mapping[str, Any]) -> str:
-    return f"{name}, {entry.get('unit', '%')}"
-
-
-def _gap(gap: Mapping[str, Any]) -> str:
-    value, low, high = (round(gap[key], 1) + 0.0 for key in ("value", "low", "high"))  # + 0.0: no "-0.0"
-    return f"{value:+.1f} ({low:+.1f} to {high:+.1f})"  # "to": a minus beside a dash misleads
+def _with_unit(title: str, name: str) -> str:
+    return f"{title}, {unit(name)}"
 
 
 def _least_gap(name: str, controls: Mapping[str, Any]) -> str:
     """The gap to the control that leaves most of the score."""
     found = [(body["gaps"][name], control) for control, body in controls.items() if name in body["gaps"]]
     if not found:
-        return "not known: no control"
-    gap, control = min(found, key=lambda pair: pair[0]["value"])
-    if gap["uses_image"] is None:
-        return f"withheld: requests failed ({control})"
-    return _gap(gap) if gap["uses_image"] else f"{_gap(gap)}: does not use the image"
+        return "-" if controls else "not known: no control"  # of some scores a difference is no merit
+    least, control = min(found, key=lambda pair: pair[0]["value"])
+    if least["uses_image"] is None:
+        return f"withheld: requests failed ({control})" if controls[control]["n_failed"] else TOO_FEW
+    return gap(least) if least["uses_image"] else f"{gap(least)}: does not use the image"
 
 
-def _uses(gap: Mapping[str, Any], n_failed: int) -> str:
-    if gap["uses_image"] is None:
-        return f"withheld: {n_failed} requests failed"
-    return "uses the image" if gap["uses_image"] else "does not use the image"
+def _uses(found: Mapping[str, Any], n_failed: int) -> str:
+    if found["uses_image"] is None:
+        return f"withheld: {n_failed} requests failed" if n_failed else TOO_FEW
+    return "uses the image" if found["uses_image"] else "does not use the image"
 
 
 def _judgement(found: list[tuple[str, str, Mapping[str, Any]]]) -> str:
     blind: dict[str, list[str]] = {}
-    for name, control, gap in found:
-        if not gap["uses_image"]:
+    for name, control, entry in found:
+        if not entry["uses_image"]:
             blind.setdefault(name.replace("_", " "), []).append(control)
     if not blind:
         return "The model uses the image: every score falls beyond noise when the picture is taken away."

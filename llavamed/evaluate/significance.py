@@ -8,9 +8,8 @@ right tell anything; if the models were equal, each such question would be a fai
 that coin's, two-sided, by integer arithmetic and not by the chi-square approximation, which fails for the few
 dozen discordant questions of VQA-RAD.
 
-*Paired bootstrap* for any score. The hard thing is that questions are not independent: SLAKE asks eleven
-questions an image, and a model that misreads the image misses them together. So images are drawn, not
-questions, and all questions of a drawn image come along; with one question an image this is the usual bootstrap.
+*Paired bootstrap* for any score, by drawing whole images as `statistics.py` does and says why. With four images or
+fewer nothing is known: the interval is all that the difference could be, and p is 1.
 
 Whoever compares many pairs will find a "significant" one by chance: `holm` raises the p-values to what they
 are worth together (Holm 1979).
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_DRAWS_AT_ONCE = 4_000_000  # resampled clusters held in memory, 32 MB
+from llavamed.evaluate.statistics import FEWEST, by_image, mean, resampled
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Difference:
     high: float
     p: float
     n: int  # questions
-    clusters: int  # images
+    images: int
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
@@ -53,33 +52,34 @@ def mcnemar(first_only: int, second_only: int) -> float:
 
 
 def paired_bootstrap(
-    first: Sequence[float], second: Sequence[float], clusters: Sequence[str], draws: int = 10_000, seed: int = 0
+    first: Sequence[float],
+    second: Sequence[float],
+    images: Sequence[str],
+    draws: int = 10_000,
+    seed: int = 0,
+    most: float = 100.0,
+    least: float | None = None,
 ) -> Difference:
-    """The mean of `first[i] - second[i]` with its interval when whole clusters (images) are drawn with replacement.
+    """The mean of `first[i] - second[i]` with its interval when whole images are drawn with replacement; it can be from
+    `least` (-`most` where that is None) to `most`.
 
     The p-value is twice the share of draws on the far side of zero, with one added to both counts so
     that it is never 0 (Davison & Hinkley 1997, section 4.2). Raises ValueError for no values.
     """
-    assert len(first) == len(second) == len(clusters), f"{len(first)}, {len(second)}, {len(clusters)} values"
+    assert len(first) == len(second) == len(images), f"{len(first)}, {len(second)}, {len(images)} values"
     if not len(first):
         raise ValueError("no questions to compare")
-    names = {name: index for index, name in enumerate(sorted(set(clusters)))}  # the order of the questions is no matter
-    member = np.array([names[name] for name in clusters])
     difference = np.subtract(first, second, dtype=np.float64)
-    sums_C = np.bincount(member, weights=difference, minlength=len(names))
-    sizes_C = np.bincount(member, minlength=len(names))
-    random = np.random.default_rng(seed)
-    means = np.empty(draws)
-    step = max(1, _DRAWS_AT_ONCE // len(names))
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        drawn = random.integers(0, len(names), size=(count, len(names)))
-        means[start : start + count] = sums_C[drawn].sum(axis=1) / sizes_C[drawn].sum(axis=1)
+    rows = by_image(np.stack([difference, np.ones_like(difference)], axis=-1), images)
+    value, n = float(difference.mean()), len(first)
+    if len(rows) < FEWEST:
+        return Difference(value, -most if least is None else least, most, 1.0, n, len(rows))
+    means = resampled(rows, draws, seed, mean)
     low, high = np.percentile(means, [2.5, 97.5])
     tiny = 1e-12 * max(1.0, float(np.abs(difference).max()))  # sums of thirds that are zero but for rounding
     beyond = min(int((means <= tiny).sum()), int((means >= -tiny).sum()))
     p = min(1.0, 2 * (beyond + 1) / (draws + 1))
-    return Difference(float(difference.mean()), float(low), float(high), p, len(first), len(names))
+    return Difference(value, float(low), float(high), p, n, len(rows))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

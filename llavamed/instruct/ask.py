@@ -7,8 +7,8 @@ says what became of the rest. What is in the journal already is not asked.
   that grows. An error that another try cannot mend ends that record and no other.
 * An answer in another form than the one asked for is paid for, so it is kept too; then the same is asked again with
   another seed and some temperature, twice at most. Whoever reads the journal later finds the one that is right.
-* One call goes out alone until a right answer has come: a wrong key, a wrong address or a model that cannot do it
-  costs one call and not a hundred.
+* One call goes out alone until a right answer has come, and a second, third and fourth only where it takes long: a
+  wrong key, a wrong address or a model that cannot do it costs one call and not a hundred.
 * Ctrl-C (and SIGTERM, which a cluster sends first) begins no call any more and waits for those under way, for they
   are paid for; a second one drops them. So does an error that would fail every record, and a bill that would grow over
   its bound.
@@ -44,7 +44,7 @@ LONGEST_WAIT_SECONDS = 900.0  # an endpoint that says to come back later than th
 FAILURES_BEFORE_GIVING_UP = 10  # from the first record on: then it is the endpoint, not the records
 IN_A_ROW, SILENT_SECONDS = 50, 120.0  # so many failures without an answer between them, for so long: it is down
 UNPROVEN_IN_A_ROW = 8  # calls that broke, before the first answer of all
-_ANOTHER_CANARY_SECONDS = 5.0
+_ANOTHER_CANARY_SECONDS, _CANARIES = 2.0, 4
 _TICK_SECONDS, _LATE_SECONDS = 0.1, 0.5
 _VARIANT_TEMPERATURE = 0.7
 
@@ -195,7 +195,8 @@ class _Work:
         began = time.monotonic()
         while not self.stop.is_set():
             now = time.monotonic()
-            limit = self.pace.limit if self.outcome.answered else 1 + (now - began) // _ANOTHER_CANARY_SECONDS
+            canaries = min(_CANARIES, 1 + (now - began) // _ANOTHER_CANARY_SECONDS)
+            limit = self.pace.limit if self.outcome.answered else canaries
             fits = self.bill.fits(call.tokens, call.body.get("max_tokens", 0))
             if len(self.tasks) < int(limit) and fits and not self._held_back(call.tokens, now):
                 self.endpoint.requests.take(1, now)
@@ -327,6 +328,7 @@ class _Work:
 
     async def _tick(self) -> None:
         ticks, before = 0, time.monotonic()
+        syncing: asyncio.Future[None] | None = None
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             ticks, now = ticks + 1, time.monotonic()
@@ -337,8 +339,12 @@ class _Work:
             before = now
             self.endpoint.end_silent()
             self.changed.set()
-            if ticks % 10 == 0:
-                self.journal.sync()
+            if syncing is not None and syncing.done():
+                if error := syncing.exception():
+                    self._halt(error)
+                syncing = None
+            if ticks % 10 == 0 and syncing is None:  # in a thread: a busy disk must not hold up the calls
+                syncing = asyncio.get_running_loop().run_in_executor(None, self.journal.sync)
 
     def _catch_signals(self) -> tuple[int, ...]:
         if threading.current_thread() is not threading.main_thread():

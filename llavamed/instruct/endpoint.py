@@ -20,7 +20,6 @@ count of tokens; streaming. After it the same error concerns its own record.
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import json
 import os
 import re
@@ -33,9 +32,10 @@ from urllib.parse import urlsplit
 import httpx2  # what the openai client is made of: its errors come through while a stream is read
 import openai
 
+from llavamed.engine.pace import retry_after
 from llavamed.engine.request import public_name
 from llavamed.errors import InputError
-from llavamed.instruct.pace import Allowance, Patience, seconds
+from llavamed.instruct.pace import Allowance, Patience
 
 # What is given up, in this order, when the endpoint does not understand it, and the words by which an error means it.
 CONCESSIONS = (
@@ -214,11 +214,11 @@ class Endpoint:
             return InputError(f"{self.where}: the account has no credit left ({said}); what was answered is kept")
         if status == 429:
             self._hear(headers)
-            return Busy(said, retry_after(headers))
+            return Busy(said, retry_after(headers, time.time()))
         if status in (400, 422):
             return _NotUnderstood(said)
         if status in (404, 408, 409, 425) or status >= 500:
-            wait = retry_after(headers)  # an overloaded endpoint (503, 529) may say when to come back
+            wait = retry_after(headers, time.time())  # an overloaded endpoint (503, 529) may say when to come back
             return Faltered(said) if wait is None else Busy(said, wait)
         return Declined(said)
 
@@ -336,21 +336,6 @@ def _without(body: Mapping[str, Any], given_up: list[str]) -> dict[str, Any]:
         body.pop("stream_options", None)
         body["stream"] = False
     return body
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """How long the endpoint asks to wait, in seconds; None if it does not say."""
-    in_ms = seconds(headers.get("retry-after-ms"))
-    if in_ms is not None:
-        return in_ms / 1000
-    text = headers.get("retry-after")
-    wait = seconds(text)
-    if wait is None and text:
-        try:
-            wait = max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-        except ValueError:
-            return None
-    return wait
 
 
 def estimate(text: str) -> int:

@@ -61,7 +61,7 @@ def _with_files(
     if folder.is_file():
         raise InputError(f"{folder}: a file; give a folder for the images")
     folder.mkdir(parents=True, exist_ok=True)
-    files = {pair.key: pair.file for pair in corpus.pairs()}
+    files = {pair.key: Path(pair.file).name for pair in corpus.pairs()}
     for conversation in conversations:
         for key in conversation.images:
             if key not in written:

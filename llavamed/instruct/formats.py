@@ -8,7 +8,6 @@ every record before it returns any, and lists all that is wrong in one error.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -18,7 +17,6 @@ from typing import Any
 from llavamed.corpus.store import INDEX, Corpus
 from llavamed.errors import InputError
 from llavamed.instruct import rows
-from llavamed.manifest import write_atomic
 from llavamed.records import Conversation, Message, Question, assistant, user
 
 IMAGE = "<image>"
@@ -39,13 +37,6 @@ def to_llava(conversation: Conversation) -> dict[str, Any]:
     if images:
         row["image"] = images[0] if len(images) == 1 else images
     return {**row, "conversations": turns}
-
-
-def write_llava(path: Path, conversations: Iterable[Conversation]) -> int:
-    """Write a LLaVA .json file; returns the number of records."""
-    rows = [to_llava(conversation) for conversation in conversations]
-    write_atomic(path, json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
-    return len(rows)
 
 
 def from_llava(row: dict[str, Any], default_id: str = "") -> Conversation:
@@ -137,7 +128,8 @@ def import_file(
     if wrong:
         listed = "; ".join(wrong[:_LISTED])
         more = f"; and {len(wrong) - _LISTED:,} more" if len(wrong) > _LISTED else ""
-        raise InputError(f"{path}: {len(wrong):,} problems, mend or remove these records: {listed}{more}")
+        number = f"{len(wrong):,} problem{'s' if len(wrong) > 1 else ''}"
+        raise InputError(f"{path}: {number}, mend or remove these records: {listed}{more}")
     if not conversations:
         raise InputError(f"{path}: no conversations in it")
     return conversations

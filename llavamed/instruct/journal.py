@@ -18,6 +18,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,9 +43,11 @@ class Journal:
             self._file = path.open("a+b", buffering=0)
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 self._file.close()
                 raise InputError(f"{path}: another process is writing it; wait for it, or end it") from None
+            except OSError as error:  # file systems of some clusters know no locks
+                print(f"{path}: cannot be locked ({error.strerror}); let no second process write it", file=sys.stderr)
         elif path.is_file():
             self._file = path.open("rb")
         if self._file is not None:
@@ -84,10 +87,13 @@ class Journal:
         self.lost += 1
 
     def sync(self) -> None:
-        """Make what was written safe from a power cut."""
+        """Make what was written safe from a power cut. May take seconds on a busy disk; safe in a thread of its own."""
         if self._dirty and self._file is not None:
             self._dirty = False
-            os.fsync(self._file.fileno())
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise self._unwritable(error) from None
 
     def close(self) -> None:
         if self._file is not None:
@@ -105,15 +111,21 @@ class Journal:
         assert self._file is not None
         place, line = self._end, (json.dumps(row, ensure_ascii=False) + "\n").encode()
         try:
-            self._file.write(line)  # at the end, wherever was read last: the file is open for appending
+            written = 0
+            while written < len(line):  # a disk that is nearly full takes a part, and says no to the next
+                # at the end, wherever was read last: the file is open for appending
+                written += self._file.write(line[written:]) or 0
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self._path, place)  # no half line before the next one
-            raise InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again") from None
+            raise self._unwritable(error) from None
         self._end += len(line)
         self._dirty = True
         self._count(row)
         return place
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again")
 
     def _count(self, row: dict[str, Any]) -> None:
         for number, tokens in enumerate(row.get("tokens", ())):

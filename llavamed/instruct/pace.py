@@ -8,7 +8,7 @@ Three things are hard.
 
 * **Where the endpoint is full.** One kind refuses what is too much (429), the other queues it and only gets slower;
   latency alone does not tell a queue from a large batch that still pays. So the number is doubled as long as a
-  doubling brings more answers a second, and a while later tried again.
+  doubling brings more answers a second; a while later half as many more are tried again.
 * **A refusal is no proof that it is full.** Hosted endpoints refuse some calls at any load; to halve at each, as TCP
   does, would leave most of the endpoint idle. A call that is refused keeps its place while it waits as long as it
   was told, which is pressure enough, and the number falls only when more than a tenth are refused.
@@ -26,11 +26,12 @@ from dataclasses import dataclass, field
 
 START = 32  # calls at once in the beginning: few enough for any hosted endpoint
 REFUSED_TOO_OFTEN, REFUSED_SELDOM = 0.10, 0.05  # of the calls in a round
-WORTH_DOUBLING = 1.2  # times the answers a second
+WORTH_MORE = 1.2  # times the answers a second
 _LEAST_IN_A_ROUND = 32
 _COUNTS_LITTLE = 0.1
 _FIRST_STEP = 0.05
-_LOOK_AGAIN = (4, 64)  # rounds at one number before a doubling is tried again: at first, and at last
+_LATER = 1.5  # times the number, in place of twice, once a trial was in vain: the queue it makes is shorter
+_LOOK_AGAIN = (4, 64)  # rounds at one number before a larger one is tried again: at first, and at last
 
 
 @dataclass
@@ -46,15 +47,17 @@ class Pace:
     _began: float | None = None  # when it did
     _ended: int = 0  # calls of this round that came back and were not refused
     _refused: int = 0
-    _rate: float = 0.0  # calls a second before the doubling under trial
-    _fallback: float = 0.0  # the number to go to if it is in vain; 0: no doubling is under trial
+    _here: float = 0.0  # calls a second at this number, the mean of its rounds
+    _rate: float = 0.0  # calls a second before the number under trial
+    _fallback: float = 0.0  # the number to go to if a larger one is in vain; 0: none is under trial
     _step: float = 0.0  # share to add in the next calm round, once the endpoint has refused too often; 0: it has not
+    _factor: float = 2.0  # of the next trial
     _rounds: int = 0  # at this number
     _look_again: int = _LOOK_AGAIN[0]
 
     def __post_init__(self) -> None:
         self._set(float(min(self.limit or START, self.most)))
-        self._fallback = self.limit
+        self._fallback, self._uncounted = self.limit, 0.0
 
     def ended(self, now: float) -> None:
         """A call came back, with an answer or with an error that is no refusal."""
@@ -76,8 +79,8 @@ class Pace:
         if count < max(_LEAST_IN_A_ROUND, self.limit):
             return
         share = self._refused / count
-        rate = self._ended / max(now - self._began, 1e-9)
         self._rounds += 1
+        self._here += (self._ended / max(now - self._began, 1e-9) - self._here) / self._rounds
         number = self.limit
         if share > REFUSED_TOO_OFTEN:
             self._step, self._fallback = _FIRST_STEP, 0.0
@@ -86,21 +89,21 @@ class Pace:
             calm = share < REFUSED_SELDOM
             number += max(1.0, self._step * number) if calm else 0.0
             self._step = min(2 * self._step, 1.0) if calm else _FIRST_STEP
-        elif self._fallback and rate < self._rate * WORTH_DOUBLING:
-            number, self._fallback = self._fallback, 0.0
+        elif self._fallback and self._here < self._rate * WORTH_MORE:
+            number, self._fallback, self._factor = self._fallback, 0.0, _LATER
         elif (self._fallback or self._rounds >= self._look_again) and number < self.most:
-            if self._fallback:  # it was worth it; what will gain less than WORTH_DOUBLING is full before 1.25 times
+            if self._fallback:  # it was worth it; what will gain less than WORTH_MORE is full before 1.25 times
                 self._fallback = 1.25 * number
             else:
                 self._fallback, self._look_again = number, min(2 * self._look_again, _LOOK_AGAIN[1])
-            self._rate, number = rate, 2 * number
+            self._rate, number = self._here, self._factor * number
         self._ended, self._refused, self._began = 0, 0, None
         if number != self.limit:
             self._set(number)
 
     def _set(self, limit: float) -> None:
         self.limit = min(float(self.most), max(1.0, limit))
-        self._uncounted, self._rounds = self.limit, 0
+        self._uncounted, self._rounds, self._here = self.limit, 0, 0.0
 
 
 @dataclass
@@ -145,7 +148,7 @@ class Patience:
 
     most: float  # never longer; and so long until enough was heard
     least: float = 5.0  # a garbage collection, a hiccup of the network
-    times: float = 4.0  # of the silence that 95 of 100 calls stay under
+    times: float = 3.0  # of the silence that 95 of 100 calls stay under
     _silences: deque[float] = field(default_factory=lambda: deque(maxlen=256))
     limit: float = 0.0
 

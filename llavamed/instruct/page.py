@@ -32,6 +32,9 @@ _WORST = 10  # conversations by the judge's score
 _COLOURS = ("#0b6e8a", "#e08e45", "#7a9e7e", "#b5546a", "#6a6fb3", "#c9a63d", "#4f8fc0", "#9a6b4f", "#5aa6a0",
             "#d27d9b", "#8a8f3c", "#7d7d7d")  # fmt: skip
 
+_GREY = "#d5dbe1"
+_NAMES = {"chest_xray": "chest X-ray", "ct_scan": "CT", "mri": "MRI", "gross": "gross pathology"}
+
 VerbNouns = Counter[tuple[str, str] | None]
 
 
@@ -92,37 +95,47 @@ def write_page(made: Manifest, tally: Tally, store: Corpus, section: InstructSec
         facts["of judged answers are grounded"] = f"{100 * tally.judged.share:.0f} %"
     page = Page(
         "Conversations",
-        f"Written by {made.extra['teacher']} from {store.folder.name}: it read the {read}; {saw}."
+        f"Written by {made.extra['teacher']} from {store.folder.name}: it read the {read}; {saw}. "
+        f"Prompt {made.extra['prompt_hash']}, seed {made.settings['seed']}."
         + (f" {'No conversation' if not made.counts['instruct'] else 'Note'}: {warning}." if warning else ""),
         facts,
     )
     if tally.num_turns:
         page.figures(
             "What is asked and what is told",
-            [_sunburst("questions", tally.asked), _sunburst("answers", tally.told), _domains(tally)],
+            [_sunburst("questions", tally.asked), _sunburst("answers", tally.told)],
             "Inner ring: the verb of the sentence; outer ring: its noun, by rule "
             f"({_found(tally.asked)} of the questions and {_found(tally.told)} of the answers have both). "
-            "Then the images and turns of each domain.",
+            "Pale: all other nouns of the verb.",
+        )
+        page.figures(
+            "Images and turns per domain",
+            [_domains(tally), _histogram("turns per conversation", tally.turns_each, 3.9, 3.4)],
         )
     page.table(
         "What was dropped, and why",
         ("reason", "count"),
-        [(reason, f"{number:,}") for reason, number in made.funnel.items()],
+        [(reason, f"{number:,}") for reason, number in made.funnel.items()] or [("nothing", "0")],
         "Pairs under align and instruct; single turns or phrases under cleaning.",
     )
     page.table(
         "Domains",
         ("domain", "images", "turns", "closed: yes", "closed: no"),
-        [(d, *(f"{c[d]:,}" for c in (tally.images, tally.turns, tally.yes, tally.no))) for d in sorted(tally.images)],
+        [
+            (_NAMES.get(d, d), *(f"{c[d]:,}" for c in (tally.images, tally.turns, tally.yes, tally.no)))
+            for d in sorted(tally.images)
+        ],
     )
     if asked:
         page.table(
-            "Calls and cost", ("what", "number"), _cost(asked), "Of everything in the journal, but for the calls."
+            "Calls and cost",
+            ("what", "number"),
+            _cost(asked),
+            "Calls and records are of this run; tokens and cost of everything in the journal, earlier runs included.",
         )
     page.figures(
         "Lengths",
         [
-            _histogram("turns per conversation", tally.turns_each),
             _histogram("words per question", tally.question_words),
             _histogram("words per answer", tally.answer_words),
             _histogram("words per caption", tally.caption_words),
@@ -139,14 +152,18 @@ def write_page(made: Manifest, tally: Tally, store: Corpus, section: InstructSec
 
 
 def _cost(asked: dict[str, Any]) -> list[tuple[str, str]]:
-    names = {"calls": "calls of this run", "answered": "records answered in this run", "tokens_in": "tokens in",
-             "tokens_out": "tokens out", "lost": "calls that were cut off and may have cost"}  # fmt: skip
+    names = {"calls": "calls", "answered": "records answered", "tokens_in": "tokens in", "tokens_out": "tokens out",
+             "lost": "calls that were cut off and may have cost"}  # fmt: skip
     rows = [(said, f"{asked[name]:,}") for name, said in names.items() if name in asked]
-    rows += [(f"calls that {kind}", f"{number:,}") for kind, number in asked.get("broken", {}).items()]
-    rows.append(("cost", f"{asked['cost']:,.4f} {asked['currency']}" if "cost" in asked else "no price is known"))
+    rows += [(f"calls: {kind}", f"{number:,}") for kind, number in asked.get("broken", {}).items()]
+    rows.append(("cost", _price(asked)))
     if asked.get("given_up"):
         rows.append(("not understood by the endpoint", ", ".join(asked["given_up"])))
     return rows
+
+
+def _price(bill: dict[str, Any]) -> str:
+    return f"{bill['cost']:,.4f} {bill['currency']}" if "cost" in bill else "no price is known"
 
 
 # --- figures -----------------------------------------------------------------------------------------------------
@@ -154,7 +171,7 @@ def _cost(asked: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _sunburst(title: str, counts: VerbNouns) -> Any:
     """Two rings: verbs, and the nouns of each. What is rare is grey."""
-    figure, axes = new_figure(5.6, 5.6)
+    figure, axes = new_figure(5.5, 5.5)
     axes.grid(visible=False)
     by_verb: dict[str, Counter[str]] = {}
     for found, number in counts.items():
@@ -170,10 +187,10 @@ def _sunburst(title: str, counts: VerbNouns) -> Any:
         outer += [(noun, number, colour) for noun, number in nouns]
         outer.append(("", by_verb[verb].total() - sum(number for _, number in nouns), colour))
     rest = sum(by_verb[verb].total() for verb in verbs[_VERBS:])
-    inner.append(("", rest, "#d5dbe1"))
-    outer.append(("", rest, "#d5dbe1"))
+    inner.append(("other", rest, _GREY))
+    outer.append(("", rest, _GREY))
     for ring, radius, width, smallest in ((inner, 0.62, 0.36, 0.02), (outer, 1.0, 0.37, 0.012)):
-        shown = [(name, number, colour) for name, number, colour in ring if number > 0] or [("", 1, "#d5dbe1")]
+        shown = [(name, number, colour) for name, number, colour in ring if number > 0] or [("", 1, _GREY)]
         wedges, _ = axes.pie(
             [number for _, number, _ in shown],
             radius=radius,
@@ -182,33 +199,26 @@ def _sunburst(title: str, counts: VerbNouns) -> Any:
             counterclock=False,
             wedgeprops={"width": width, "edgecolor": "white", "linewidth": 0.7},
         )
-        for (name, number, _), wedge in zip(shown, wedges, strict=True):
+        for (name, number, colour), wedge in zip(shown, wedges, strict=True):
             wedge.set_alpha(1.0 if ring is inner else 0.75 if name else 0.35)
             if name and number / total >= smallest:
-                _label(axes, name, wedge, radius - width / 2)
+                dark = ring is inner and colour != _GREY
+                _label(axes, name, wedge, radius - width / 2, "white" if dark else "#1c2733")
+    axes.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02))
     axes.set_title(title, fontsize=11)
     return figure
 
 
-def _label(axes: Any, name: str, wedge: Any, radius: float) -> None:
+def _label(axes: Any, name: str, wedge: Any, radius: float, colour: str) -> None:
     """The word along the middle of its wedge, readable from the right."""
     angle = (wedge.theta1 + wedge.theta2) / 2
     turned = angle if -90 <= (angle + 180) % 360 - 180 <= 90 else angle + 180
     x, y = radius * cos(radians(angle)), radius * sin(radians(angle))
-    axes.text(
-        x,
-        y,
-        name,
-        rotation=turned,
-        ha="center",
-        va="center",
-        fontsize=7.5,
-        color="white" if radius < 0.6 else "#1c2733",
-    )
+    axes.text(x, y, name, rotation=turned, ha="center", va="center", fontsize=7.5, color=colour)
 
 
 def _domains(tally: Tally) -> Any:
-    figure, axes = new_figure(4.6, 5.0)
+    figure, axes = new_figure(4.2, 3.4)
     names = sorted(tally.images, key=lambda domain: tally.turns[domain])
     places = range(len(names))
     axes.barh([p + 0.2 for p in places], [tally.turns[d] for d in names], 0.38, color="#0b6e8a", label="turns")
@@ -216,10 +226,9 @@ def _domains(tally: Tally) -> Any:
     for place, name in zip(places, names, strict=True):
         axes.text(tally.turns[name], place + 0.2, f" {tally.turns[name]:,}", va="center", fontsize=8)
         axes.text(tally.images[name], place - 0.2, f" {tally.images[name]:,}", va="center", fontsize=8)
-    axes.set_yticks(list(places), [name.replace("_", " ") for name in names])
+    axes.set_yticks(list(places), [_NAMES.get(name, name) for name in names])
     axes.margins(x=0.16)
-    axes.legend(fontsize=8, frameon=False, loc="lower right")
-    axes.set_title("images and turns per domain", fontsize=11)
+    axes.legend(fontsize=8, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
     return figure
 
 
@@ -227,12 +236,13 @@ def _found(counts: VerbNouns) -> str:
     return f"{100 * (1 - counts[None] / max(counts.total(), 1)):.0f} %"
 
 
-def _histogram(name: str, counts: Counter[int]) -> Any:
-    figure, axes = new_figure(4.0, 2.6)
+def _histogram(name: str, counts: Counter[int], width: float = 2.7, height: float = 2.2) -> Any:
+    figure, axes = new_figure(width, height)
     top = max(counts, default=1)
     step = max(1, top // 30)
     edges = [edge - 0.5 for edge in range(0, top + 2 * step, step)]
     axes.hist(list(counts), bins=edges, weights=list(counts.values()), color="#0b6e8a")
+    axes.locator_params(axis="x", integer=True, nbins=8)
     axes.set_xlabel(name)
     return figure
 
@@ -251,6 +261,8 @@ def _judged(page: Page, judged: Judged, store: Corpus) -> None:
             ("answers scored", f"{judged.scored:,}"),
             ("of them grounded", f"{100 * judged.share:.1f} % (95 %: {100 * low:.1f}-{100 * high:.1f})"),
             ("conversations without a verdict", f"{judged.unjudged:,}"),
+            ("tokens in and out", f"{judged.cost['tokens_in']:,} and {judged.cost['tokens_out']:,}"),
+            ("cost", _price(judged.cost)),
         ],
         "An answer is grounded if the judge finds it supported by the source text. What could not be judged is left "
         "out and never filled in.",

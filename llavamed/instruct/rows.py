@@ -1,6 +1,7 @@
 """The records of a file that somebody else wrote, each with the line where it begins.
 
-JSON arrays, JSON lines, CSV and TSV. Who has to mend a file needs the line, also in an array that an editor has
+CSV, TSV, JSON lines, and JSON: an array, an object that holds one (`{"info": ..., "data": [...]}`), an object of
+records by their ids, or a single record. Who has to mend a file needs the line, also in an array that an editor has
 spread over many: it is read record by record, and the lines are counted on the way. A record that cannot be read is
 one of the problems to be listed and does not hide those after it, as long as it is known where the next one begins.
 """
@@ -33,7 +34,9 @@ def read(path: Path) -> Iterator[Row]:
     if path.suffix.lower() in (".csv", ".tsv"):
         yield from _table(path, text)
     elif text.lstrip().startswith("["):
-        yield from _array(path, text)
+        yield from _array(path, text, text.index("["))
+    elif _is_one_object(text):
+        yield from _document(path, text)
     else:
         yield from _lines(text)
 
@@ -47,8 +50,51 @@ def _lines(text: str) -> Iterator[Row]:
                 yield number, f"not JSON ({getattr(error, 'msg', 'nested too deep')}); each line must be one object"
 
 
-def _array(path: Path, text: str) -> Iterator[Row]:
-    decoder, place, line = json.JSONDecoder(), text.index("[") + 1, 1
+def _is_one_object(text: str) -> bool:
+    try:
+        _, end = json.JSONDecoder().raw_decode(text, _skip(text, 0))
+    except (json.JSONDecodeError, RecursionError):
+        return False
+    return text.lstrip().startswith("{") and _skip(text, end) == len(text)
+
+
+def _document(path: Path, text: str) -> Iterator[Row]:
+    """The records in a file that is one object."""
+    members = list(_members(text))
+    lists = [(name, place) for name, place, value in members if _holds_records(value)]
+    if len(lists) > 1:
+        names = " and ".join(repr(name) for name, _ in lists)
+        raise InputError(f"{path}: {names} could each be the records; give one of them in a file of its own")
+    if lists:
+        yield from _array(path, text, lists[0][1])
+    elif members and all(isinstance(value, dict) for _, _, value in members):
+        for name, place, value in members:
+            yield text.count("\n", 0, place) + 1, {"id": name, **value}
+    else:
+        yield text.count("\n", 0, text.index("{")) + 1, {name: value for name, _, value in members}
+
+
+def _members(text: str) -> Iterator[tuple[str, int, Any]]:
+    """(name, where its value begins, value) of an object that is known to be whole."""
+    decoder, place = json.JSONDecoder(), _skip(text, text.index("{") + 1)
+    while text[place] != "}":
+        name, place = decoder.raw_decode(text, place)
+        begins = _skip(text, _skip(text, place) + 1)  # after the colon
+        value, place = decoder.raw_decode(text, begins)
+        yield name, begins, value
+        place = _skip(text, place)
+        place = _skip(text, place + 1) if text[place] == "," else place
+
+
+def _holds_records(value: Any) -> bool:
+    """A list of objects that are not the turns of one conversation."""
+    if not (isinstance(value, list) and value and all(isinstance(item, dict) for item in value)):
+        return False
+    return not all({"from", "role", "value", "content"} & item.keys() for item in value)
+
+
+def _array(path: Path, text: str, begins: int) -> Iterator[Row]:
+    decoder, place, line = json.JSONDecoder(), begins + 1, 1
     counted = 0  # up to here, lines are counted
     while True:
         place = _skip(text, place)

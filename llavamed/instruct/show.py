@@ -14,10 +14,13 @@ from llavamed.records import Conversation, Pair, read_conversations
 FILE = "instruct.jsonl"
 
 
-def show(data: Path, limit: int = 3, key: str | None = None) -> list[dict[str, Any]]:
+def show(data: Path, limit: int = 3, key: str | None = None, save: Path | None = None) -> list[dict[str, Any]]:
     """The first `limit` conversations of an instruct folder or of a .jsonl file, or the one about `key` (a pair or an
     id): id, images, turns, and where they come from. Where the corpus that the folder's manifest names is still
-    there, caption and mentions are added, and where the image lies."""
+    there, caption and mentions are added, and where the bytes of the image lie; with `save` they are written into that
+    folder as files."""
+    if save is not None and save.is_file():
+        raise InputError(f"{save}: a file; give a folder for the images")
     path = data / FILE if data.is_dir() else data
     if not path.is_file():
         raise InputError(f"{path}: no such file; `llavamed instruct generate CORPUS --out FOLDER` makes one")
@@ -32,7 +35,7 @@ def show(data: Path, limit: int = 3, key: str | None = None) -> list[dict[str, A
     corpus = _corpus(path.parent)
     wanted = {str(c.source.get("pair", "")) for c in conversations}
     pairs = {pair.key: pair for pair in corpus.pairs() if pair.key in wanted} if corpus else {}
-    return [_row(c, pairs.get(str(c.source.get("pair", ""))), corpus) for c in conversations]
+    return [_row(c, pairs.get(str(c.source.get("pair", ""))), corpus, save) for c in conversations]
 
 
 def images(data: Path) -> Callable[[str], bytes] | None:
@@ -41,10 +44,12 @@ def images(data: Path) -> Callable[[str], bytes] | None:
     return corpus.image if corpus else None
 
 
-def _row(conversation: Conversation, pair: Pair | None, corpus: Corpus | None) -> dict[str, Any]:
+def _row(conversation: Conversation, pair: Pair | None, corpus: Corpus | None, save: Path | None) -> dict[str, Any]:
     row: dict[str, Any] = {"id": conversation.id, "images": ", ".join(conversation.images)}
     if pair is not None and corpus is not None:
-        row["file"] = corpus.place(pair.key)
+        row["file"] = (
+            corpus.place(pair.key) if save is None else _saved(corpus.image(pair.key), save / Path(pair.file).name)
+        )
     row |= {name: str(value) for name, value in conversation.source.items() if name != "pair"}
     if pair is not None:
         row |= {"caption": pair.caption, "mentions": " ".join(m.sentence for m in pair.mentions)}
@@ -53,8 +58,14 @@ def _row(conversation: Conversation, pair: Pair | None, corpus: Corpus | None) -
     return row
 
 
+def _saved(data: bytes, path: Path) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return str(path)
+
+
 def _corpus(folder: Path) -> Corpus | None:
     """The corpus beside the conversations; None if it is not there any more."""
     place = (manifest.read(folder) or {}).get("extra", {}).get("images")
-    corpus = folder / place if place else None
+    corpus = (folder / place).resolve() if place else None
     return Corpus(corpus) if corpus is not None and manifest.read(corpus) is not None else None

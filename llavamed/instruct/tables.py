@@ -16,7 +16,7 @@ import yaml
 
 @cache
 def load(name: str) -> dict[str, Any]:
-    """The parsed table `name`, e.g. "lexicon.yaml" or "prompts/conversation.yaml". Treat it as read-only."""
+    """The parsed table `name`, e.g. "lexicon.yaml". Treat it as read-only."""
     table = yaml.safe_load(_text(name))
     assert isinstance(table, dict), f"{name} must be a mapping"
     return table

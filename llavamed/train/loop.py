@@ -60,6 +60,7 @@ from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
 from llavamed.train.ranks import Ranks, shard, whole, widen
+from llavamed.train.saver import Saver
 from llavamed.train.track import Trackers
 from llavamed.train.validate import (
     SAMPLES,
@@ -115,7 +116,15 @@ def run_stage(
     progress = Progress(title, schedule.examples_before(schedule.total), "examples", schedule.examples_before(done))
     saved = time.monotonic()
     trackers = Trackers(train.trackers if ranks.first else (), out.parent, name, made_from.settings, done)
-    with packed(model), contextlib.closing(source), _stop_signals() as stop, progress, run.log() as log, trackers:
+    with (
+        packed(model),
+        contextlib.closing(source),
+        _stop_signals() as stop,
+        progress,
+        run.log() as log,
+        trackers,
+        run.saver,
+    ):
         for number, (step, packs) in enumerate(source, done):
             row = run.step(number, step, packs)
             log.write(json.dumps(row) + "\n")
@@ -123,15 +132,20 @@ def run_stage(
             trackers.log(row)
             done = number + 1
             progress.advance(row["examples"], in_words(row))
+            run.saver.check()
             best = run.validate(done)
             late = time.monotonic() - saved > 60 * train.checkpoint_minutes
             late = stop.agree(ranks, late)
-            if best or (done < schedule.total and (late or stop.asked)):
+            if best or (done < schedule.total and (late or stop.agreed)):
                 if ranks.first:
                     os.fsync(log.fileno())  # the log must reach as far as the checkpoint
                 run.save(done)
                 saved = time.monotonic()
-                stop.leave()
+                stop.agree(ranks, False)  # a signal may have come meanwhile
+                if stop.agreed:
+                    run.saver.wait()
+                    stop.leave()
+        run.saver.wait()
         finished = run.finish(made_from)
         stop.agree(ranks, False)
         stop.leave()
@@ -177,6 +191,8 @@ class _Run:
         self.trained = [parameter for named in self.parameters.values() for parameter in named.values()]
         self.optimizer = make_optimizer(self.parameters, stage, train.adam_betas, train.optimizer_state)
         self.state = training_state(self.parameters, self.optimizer)
+        keep, beside = train.keep_checkpoints, train.checkpoint_in_background
+        self.saver = Saver(out / CHECKPOINTS, fingerprint, keep, ranks, beside)
         self.meter = Meter(model.config, examples, schedule, stage, train.dtype, self.device, ranks.world)
 
     def resume_or_begin(self, resume: bool) -> int:
@@ -206,6 +222,7 @@ class _Run:
             self._check_disk()
         self.ranks.wait()
         path = self.save(0)
+        self.saver.wait()
         if not checkpoint.matches(path, self.state, self.ranks):
             raise RuntimeError(
                 f"{path}: what was read back is not what was written; the disk is faulty, or the model that was "
@@ -218,8 +235,7 @@ class _Run:
 
     def save(self, done: int) -> Path:
         self.ranks.doing(f"saving the checkpoint of step {done}")
-        keep, folder = self.train.keep_checkpoints, self.out / CHECKPOINTS
-        return checkpoint.save(folder, done, self.state, self.fingerprint, keep, self.ranks, self.best())
+        return self.saver.save(done, self.state, self.best())
 
     def best(self) -> int | None:
         """The step whose model the stage is to leave, if it is not simply the last."""
@@ -440,14 +456,19 @@ class _Run:
         )
 
     def _check_disk(self) -> None:
-        state = sum(tensor.nbytes for tensor in self.state.values())
-        needed = (self.train.keep_checkpoints + (1 if self.stage.lora is None else 2)) * state + self.folder_bytes
-        free = shutil.disk_usage(self.out).free
+        needed, free = self._disk_bytes(), shutil.disk_usage(self.out).free
         if free < needed:
             raise InputError(
                 f"{self.out}: {free / 1e9:.1f} GB free, but the checkpoints and the model of this stage take "
                 f"{needed / 1e9:.1f} GB; free space, choose another folder or lower train.keep_checkpoints"
             )
+
+    def _disk_bytes(self) -> int:
+        """What the stage's folder takes at most."""
+        state = sum(tensor.nbytes for tensor in self.state.values())
+        best = self.look is not None and self.look.settings.keep == "best"
+        states = self.train.keep_checkpoints + 1 + best  # what is kept, and the one that is being written
+        return (states + (self.stage.lora is not None)) * state + self.folder_bytes
 
 
 def drop_checkpoints(out: Path) -> None:
@@ -457,26 +478,29 @@ def drop_checkpoints(out: Path) -> None:
 
 @dataclass
 class _Stop:
-    """Which signal asked the run to end, if any, and when."""
+    """Which signal asked this process to end, if any, and when; and which one all ranks know of."""
 
     asked: int | None = None
     since: float = 0.0
+    agreed: int | None = None
 
     def agree(self, ranks: Ranks, late: bool) -> bool:
-        """Learn of a signal that another rank got; return whether the first rank finds it late."""
+        """Learn of a signal that another rank got; return whether the first rank finds it late. Every rank has to call:
+        only what all know may decide what all do next."""
         if ranks.world == 1:
+            self.agreed = self.asked
             return late
         told = [late and ranks.first, self.asked == signal.SIGTERM, self.asked == signal.SIGINT]
         late, term, interrupt = (count > 0 for count in ranks.total([float(flag) for flag in told]))
         if term or interrupt:
-            self.asked = signal.SIGTERM if term else signal.SIGINT
+            self.agreed = signal.SIGTERM if term else signal.SIGINT
         return late
 
     def leave(self) -> None:
         """Called once the checkpoint is on disk."""
-        if self.asked == signal.SIGTERM:
+        if self.agreed == signal.SIGTERM:
             raise SystemExit(0)
-        if self.asked == signal.SIGINT:
+        if self.agreed == signal.SIGINT:
             raise KeyboardInterrupt
 
 

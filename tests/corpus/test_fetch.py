@@ -93,8 +93,9 @@ def test_a_fetch_killed_twice_ends_with_the_tree_of_one_that_was_not(tmp_path: P
         again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert again.returncode == 0, again.stderr
         assert "going on after" in again.stderr
-        assert len(whole) > 0.6 * 85
-        assert not [key for key in server.asked - before if key.split("/")[0] in whole]
+        assert len(whole) >= 0.6 * 85
+        again_paid = [key for key in server.asked - before if key.split("/")[0] in whole]
+        assert not again_paid, "what is whole is not paid twice"
         straight = fetch(tmp_path / "straight", quick(server, ids=listed))
         assert tree(out) == tree(tmp_path / "straight") == server.bucket.expected()
         assert (out / "articles.jsonl").read_bytes() == (tmp_path / "straight" / "articles.jsonl").read_bytes()

@@ -88,7 +88,7 @@ def test_a_pair_is_tested_on_its_questions(tmp_path: Path) -> None:
     body = compare.compare(runs, draws=500)
     closed, opened = body["pairs"]
     assert (closed["metric"], opened["metric"]) == ("closed_accuracy", "open_recall")
-    assert (closed["first"], closed["second"], closed["n"], closed["clusters"]) == ("a", "b", 20, 5)
+    assert (closed["first"], closed["second"], closed["n"], closed["images"]) == ("a", "b", 20, 5)
     assert closed["value"] == pytest.approx(100 * (8 - 2) / 20)
     assert (closed["first_only"], closed["second_only"]) == (8, 2)
     assert closed["mcnemar"] == mcnemar(8, 2)
@@ -168,7 +168,7 @@ def test_a_liking_for_the_first_option_shows(tmp_path: Path) -> None:
 def test_published_rows_stand_beside_and_are_marked(tmp_path: Path) -> None:
     body = compare.compare(load(make(tmp_path / "ours", "10" * 8, benchmark="vqa-rad")), draws=10)
     columns, rows = compare_page.published_table(body)
-    assert columns[:2] == ["model", "open recall official"]
+    assert columns[:2] == ["model", "open recall, official"]
     assert rows[0][0] == "ours"
     assert rows[0][-1] == "measured here"
     assert ["LLaVA-Med (BioMed CLIP)", "64.75", "83.09"] in [row[:3] for row in rows]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from llavamed.errors import InputError
 from llavamed.evaluate import run, show
+from llavamed.evaluate.metrics import choice
 from llavamed.recipe import EvaluateSection
 
 COLOURS = {"red": (200, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 200)}
@@ -90,7 +91,7 @@ def test_a_model_that_looks_gets_the_same_option_in_every_order(
         "low": 100.0,
         "high": 100.0,
         "mode": "strict",
-        "scorer": "choice_strict/1",
+        "scorer": choice.STRICT,
     }
     assert rotated["scores"]["consistency"]["value"] == 100.0
     assert show.verdict(body).startswith("The model uses the image")
@@ -196,7 +197,10 @@ def test_a_benchmark_without_images_has_no_control_of_them(monkeypatch: pytest.M
 def test_visual_chat_is_asked_once_and_not_scored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "data" / "images").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "images" / "1.jpg")
-    row = {"question_id": 1, "image": "1.jpg", "text": "What?\n<image>", "gpt4_answer": "A scan.", "fig_caption": "x"}
+    row = {
+        "question_id": 1, "image": "1.jpg", "type": "conversation", "text": "What?\n<image>", "gpt4_answer": "A scan.",
+        "fig_label": "Fig. 1", "fig_caption": "x", "in_text_mention": None, "domain": {"ct_scan": True},
+    }  # fmt: skip
     (tmp_path / "data" / "llava_med_eval_qa50_qa.jsonl").write_text(json.dumps(row) + "\n")
     engine = Engine(lambda request: "A scan.")
     monkeypatch.setattr(run, "connect", lambda model: engine)

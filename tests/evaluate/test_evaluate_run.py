@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llavamed import manifest
+from llavamed import cli, manifest
 from llavamed.errors import InputError
 from llavamed.evaluate import page, run, show
 from llavamed.evaluate.benchmarks import Benchmark
@@ -201,3 +202,61 @@ def test_what_an_evaluation_needs_can_be_checked_alone(colours: Path, tmp_path: 
     (colours / "images" / "3.png").unlink()
     with pytest.raises(InputError, match="1 of the 18 images"):
         run.check("phantom", colours)
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """`llavamed ...` as it is typed; its exit code."""
+    monkeypatch.setattr("sys.argv", ["llavamed", *map(str, arguments)])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def write_answers(path: Path, benchmark: Benchmark, text: str = "", **more: str) -> Path:
+    rows = [{"id": q.id, "text": text or q.answer, **more} for q in benchmark.questions]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_answers_under_a_control_made_elsewhere_are_scored_beside_the_real_ones(
+    colours: Path, colour_benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    real = write_answers(tmp_path / "real.jsonl", colour_benchmark)
+    blank = write_answers(tmp_path / "blank.jsonl", colour_benchmark, "no", control="blank")
+    score_it = ("score", "phantom", real, "--data", colours, "--out", tmp_path / "out")
+    assert command(monkeypatch, *score_it, "--control", f"blank={blank}") == 0
+    body = show.read(tmp_path / "out")
+    assert set(body["controls"]) == {"blank"}
+    assert body["controls"]["blank"]["gaps"]["closed_accuracy"]["value"] == 50.0
+    assert "The model uses the image" in capsys.readouterr().out
+    assert "What the picture is worth" in (tmp_path / "out" / "report.html").read_text()
+
+    for given, said in (
+        ((f"blnak={blank}",), "--control blnak="),
+        (("blank",), "give NAME=FILE"),
+        ((f"real={blank}",), "give NAME=FILE, and as name one of blank, shuffled"),
+        ((f"blank={blank}", f"blank={blank}"), "given twice"),
+        ((f"noise={blank}",), "made under the control 'blank' and are given as 'noise'"),
+        ((f"rotated={blank}",), "phantom cannot have it: no question has lettered options"),
+    ):
+        flags = [flag for entry in given for flag in ("--control", entry)]
+        assert command(monkeypatch, *score_it, *flags) == 2
+        assert said in capsys.readouterr().err
+    assert command(monkeypatch, "score", "phantom", blank, "--data", colours, "--out", tmp_path / "out") == 2
+    assert "give them with --control blank=FILE" in capsys.readouterr().err
+
+
+def test_four_images_give_no_verdict_and_say_why(colour_benchmark: Benchmark) -> None:
+    few = replace(colour_benchmark, questions=colour_benchmark.questions[:12])
+    right = [Prediction(q.id, q.answer) for q in few.questions]
+    wrong = [Prediction(q.id, "?") for q in few.questions]
+    body = score(few, right, controls={"blank": wrong}, bootstrap=20).to_json()
+    assert body["scores"]["closed_accuracy"] | {"mode": "", "scorer": ""} == {
+        "value": 100.0, "n": 8, "low": 0.0, "high": 100.0, "mode": "", "scorer": ""
+    }  # fmt: skip
+    assert body["controls"]["blank"]["gaps"]["closed_accuracy"]["uses_image"] is None
+    assert show.verdict(body) == "No verdict: fewer than 5 images say nothing of chance."
+    assert {row[-1] for row in (*show.headline(body)[1], *show.gaps(body)[1])} == {"too few images"}
+    assert show.notes(body)[-1].startswith("Fewer than 5 images say nothing of chance: the interval of every score is")

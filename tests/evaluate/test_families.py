@@ -1,4 +1,4 @@
-"""Each family as data: every metric has a scorer and a mode, totals are what the family's own summary says."""
+"""Each family as data: every metric has a scorer and a mode, totals are what others compute or the hand does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.families import FAMILIES
-from llavamed.evaluate.metrics import gqa, meteor, mme, pope, report
+from llavamed.evaluate.metrics import meteor, mme, pope, report
 from llavamed.evaluate.score import score
 from llavamed.records import Prediction, Question
 
@@ -65,14 +65,52 @@ def pope_items(count: int, categories: tuple[str, ...]) -> tuple[list[Question],
     return questions, [Prediction(q.id, draw.choice(ANSWERS)) for q in questions]
 
 
-def test_pope_agrees_with_its_summary_in_both_modes() -> None:
-    questions, predictions = pope_items(200, ("random",))
-    scores = score(benchmark_of(questions, "pope"), predictions, bootstrap=20).scores
-    for suffix, parse in (("", pope.parse_strict), ("_official", pope.parse_official)):
-        pairs = [(parse(p.text), q.answer) for q, p in zip(questions, predictions, strict=True)]
-        for name, value in pope.summary(pairs).items():
-            assert scores[f"{name}{suffix}"].value == pytest.approx(100 * value), name
-            assert scores[f"{name}{suffix}"].low <= scores[f"{name}{suffix}"].value <= scores[f"{name}{suffix}"].high
+@pytest.mark.parametrize("suffix", ["", "_official"])
+def test_popes_numbers_are_those_of_scikit_learn(suffix: str) -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    parse = pope.parse_official if suffix else pope.parse_strict
+    for count in (1, 3, 10, 200):
+        questions, predictions = pope_items(count, ("random",))
+        scores = score(benchmark_of(questions, "pope"), predictions, bootstrap=20).scores
+        said, there = [str(parse(p.text)) for p in predictions], [q.answer for q in questions]
+        precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+            there, said, labels=["yes"], average="micro", zero_division=0
+        )
+        wanted = {
+            "accuracy": metrics.accuracy_score(there, said),
+            "precision": precision,
+            "recall": recall,
+            "f1": f1,
+            "yes_ratio": said.count("yes") / count,
+        }
+        for name, value in wanted.items():
+            found = scores[f"{name}{suffix}"]
+            assert found.value == pytest.approx(100 * value), (name, count)
+            assert found.low <= found.value <= found.high
+
+
+def test_a_model_that_always_says_yes_scores_two_thirds_and_one_that_says_nothing_none(shared_data: Path) -> None:
+    benchmark = benchmarks.load("pope", shared_data / "pope", "random")
+    empty = score(benchmark, [Prediction(q.id, "") for q in benchmark.questions], bootstrap=5).scores
+    share = sum(q.answer == "yes" for q in benchmark.questions) / len(benchmark.questions)
+    assert empty["f1_official"].value == pytest.approx(100 * 2 * share / (1 + share))  # of nothing its script makes yes
+    assert empty["yes_ratio_official"].value == empty["recall_official"].value == 100
+    assert empty["precision_official"].value == empty["accuracy_official"].value == pytest.approx(100 * share)
+    assert all(empty[name].value == 0 for name in ("accuracy", "precision", "recall", "f1", "yes_ratio"))
+
+
+def test_the_share_of_yes_has_no_gap_and_no_verdict_hangs_on_it() -> None:
+    questions, predictions = pope_items(60, ("random",))
+    blind = [Prediction(q.id, "no") for q in questions]
+    body = score(benchmark_of(questions, "pope"), predictions, controls={"blank": blind}, bootstrap=20).to_json()
+    assert body["scores"].keys() == body["controls"]["blank"]["scores"].keys()
+    assert {name for name in body["scores"] if name not in body["controls"]["blank"]["gaps"]} == {
+        "yes_ratio",
+        "yes_ratio_official",
+    }
+    (shown,) = [row for row in show.headline(body)[1] if row[0].startswith("share of yes")]
+    assert shown[-1] == "-"
+    assert "yes" not in show.verdict(body)
 
 
 def test_popes_f1_over_all_is_the_mean_of_the_three() -> None:
@@ -95,47 +133,51 @@ def test_a_failed_request_is_a_wrong_answer_and_not_popes_default_yes() -> None:
     assert scores["accuracy_official"].value == scores["f1_official"].value == scores["accuracy"].value == 0.0
 
 
-def test_mme_agrees_with_its_summary_in_both_modes(mme_folder: Path) -> None:
+def test_mmes_score_is_accuracy_and_the_share_of_pictures_with_both_right(mme_folder: Path) -> None:
+    """By hand: of two pictures a subtask, both questions of the first are right and one of the second."""
     benchmark = benchmarks.load("mme", mme_folder)
-    draw = random.Random(3)
-    predictions = [Prediction(q.id, draw.choice(("Yes", "No", "Not sure", "I think yes"))) for q in benchmark.questions]
+    wrong = {"yes": "No", "no": "Yes"}
+    predictions = [
+        Prediction(q.id, q.answer if q.id.endswith("#1") or "0000" in q.image else wrong[q.answer])
+        for q in benchmark.questions
+    ]
     found = score(benchmark, predictions, bootstrap=30)
-    for suffix, accuracy in (("", mme.strict_accuracy), ("_official", mme.official_accuracy)):
-        rows = [
-            (q.image, q.groups["subtask"], accuracy(p.text, q.answer))
-            for q, p in zip(benchmark.questions, predictions, strict=True)
-        ]
-        summary = mme.summary(rows)
-        assert found.scores[f"perception{suffix}"].value == pytest.approx(summary["perception"])
-        assert found.scores[f"cognition{suffix}"].value == pytest.approx(summary["cognition"])
-        for subtask, numbers in summary["subtasks"].items():
-            assert found.scores[f"{subtask}{suffix}"].value == pytest.approx(numbers["score"])
+    for suffix in ("", "_official"):
+        for subtask in (*mme.PERCEPTION, *mme.COGNITION):
+            assert found.scores[f"{subtask}{suffix}"].value == pytest.approx(75 + 50)
             assert found.scores[f"{subtask}{suffix}"].n == 4
+        assert found.scores[f"perception{suffix}"].value == pytest.approx(10 * 125)
+        assert found.scores[f"cognition{suffix}"].value == pytest.approx(4 * 125)
+    right = [Prediction(q.id, q.answer) for q in benchmark.questions]
+    perfect = score(benchmark, random.Random(47).sample(right, len(right)), bootstrap=5)
+    assert (perfect.scores["perception"].value, perfect.scores["cognition"].value) == (2000, 800)
     body = found.to_json()
-    assert body["scores"]["perception"]["unit"] == "of 2,000"
-    assert "unit" not in body["scores"]["accuracy"]
+    assert body["provenance"]["at_most"]["perception"] == 2000
     assert show.headline(body)[1][0][0] == "perception, of 2,000"
 
 
-def test_gqa_agrees_with_its_summary() -> None:
-    draw = random.Random(1)
-    answers = {"verify": ("yes", "no"), "query": ("dog", "cat"), "choose": ("left", "right")}
+def test_gqa_tells_open_questions_from_binary_ones() -> None:
+    kinds = ("verify", "query", "query", "choose", "query")
     questions = [
-        Question(str(n), "a.png", "?", draw.choice(answers[kind]), False, groups={"structural": kind})
-        for n, kind in enumerate(draw.choices(list(answers), k=90))
+        Question(str(n), "a.png", "?", "no", False, groups={"structural": kind}) for n, kind in enumerate(kinds)
     ]
-    texts = [draw.choice([q.answer, f"{q.answer.title()}.", f"a {q.answer}", "no"]) for q in questions]
-    predictions = [Prediction(q.id, text) for q, text in zip(questions, texts, strict=True)]
+    predictions = [Prediction(str(n), text) for n, text in enumerate(("No.", "no", "yes", "yes", "a no"))]
     scores = score(benchmark_of(questions, "gqa"), predictions, bootstrap=5).scores
-    rows = [
-        (gqa.official_accuracy(text, q.answer), q.groups["structural"])
-        for q, text in zip(questions, texts, strict=True)
-    ]
-    summary = gqa.summary(rows)
-    names = {"accuracy": "accuracy_official", "binary": "binary_accuracy_official", "open": "open_accuracy_official"}
-    for name, ours in names.items():
-        assert scores[ours].value == pytest.approx(100 * summary[name])
-    assert scores["binary_accuracy"].n + scores["open_accuracy"].n == 90
+    assert {name: round(found.value, 2) for name, found in scores.items() if name.endswith("accuracy_official")} == {
+        "accuracy_official": 40.0,
+        "binary_accuracy_official": 50.0,
+        "open_accuracy_official": 33.33,
+    }
+    assert (scores["binary_accuracy"].n, scores["open_accuracy"].n) == (2, 3)
+
+
+def test_a_name_means_the_same_in_every_family() -> None:
+    """Units are shown by a metric's name alone."""
+    units: dict[str, set[str]] = {}
+    for family in FAMILIES.values():
+        for name, metric in family.metrics.items():
+            units.setdefault(name, set()).add(metric.unit)
+    assert all(len(found) == 1 for found in units.values())
 
 
 REPORTS = (
@@ -183,6 +225,35 @@ def test_meteor_is_computed_or_its_absence_told(monkeypatch: pytest.MonkeyPatch)
     body = score(benchmark, predictions, bootstrap=5).to_json()
     assert "meteor_official" not in body["scores"]
     assert show.notes(body)[1] == "METEOR is not computed: no java on this machine"
+
+
+def test_a_failed_request_adds_no_full_stop_to_bleu() -> None:
+    questions = [Question(str(n), "a.png", "?", text, False) for n, text in enumerate(REPORTS)]
+    failed = [Prediction(q.id, "", failed="busy") for q in questions]
+    scores = score(benchmark_of(questions, "report"), failed, bootstrap=5).scores
+    assert report.clean("") == "."
+    assert {name: round(found.value, 6) for name, found in scores.items()} == dict.fromkeys(scores, 0.0)
+
+
+def test_what_goes_wrong_in_meteor_costs_no_other_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    questions = [Question(str(n), "a.png", "?", text, False) for n, text in enumerate(REPORTS)]
+    predictions = [Prediction(q.id, f"{q.answer} \ud800") for q in questions]
+    java = tmp_path / "java"
+    (tmp_path / "meteor-1.5.jar").touch()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("LLAVAMED_METEOR_JAR", str(tmp_path / "meteor-1.5.jar"))
+    for program, patience, said in (
+        ("#!/bin/sh\nexit 1\n", 60, "ended early"),
+        ("#!/bin/sh\nwhile read line; do echo Exception in thread main; done\n", 60, "ended early"),
+        ("#!/bin/sh\nexec /bin/sleep 100\n", -2.5, "gave no answer in"),  # half a second for these three
+        ("#!/no/such/interpreter\n", 60, "java does not start"),
+    ):
+        monkeypatch.setattr(meteor, "_PATIENCE", patience)
+        java.write_text(program)
+        java.chmod(0o755)
+        scored = score(benchmark_of(questions, "report"), predictions, bootstrap=5)
+        assert scored.scores["rouge_l"].value > 90
+        assert said in scored.provenance["meteor_official"]
 
 
 def test_without_a_right_option_no_answer_is_right() -> None:

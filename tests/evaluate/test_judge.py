@@ -313,7 +313,7 @@ def test_the_baseline_is_graded_by_the_same_judge_and_an_equal_answer_once(
     gain = body["difference"]["overall"]
     assert gain["value"] == pytest.approx(5 * 25 / 6, abs=1e-3)
     assert gain["n"] == 6
-    assert gain["clusters"] == 3
+    assert gain["images"] == 3
     assert body["sha256"].keys() == {"questions", "answers", "baseline"}
     assert body["prompt_hash"] == protocol("llava_med").hash != protocol("fair").hash
 
@@ -414,7 +414,9 @@ def test_the_cost_is_known_before_the_start(files: dict[str, Path]) -> None:
         for order in protocol("fair").orders
         for message in protocol("fair").request(question, answers[question.id].text, order).messages
     )
-    assert 2 * letters / 4 < plan.tokens_in < 2 * letters / 2
+    schema = len(json.dumps(protocol("fair").response_format))
+    assert schema > 1000
+    assert 2 * (letters + 12 * schema) / 4 < plan.tokens_in < 2 * (letters + 12 * schema) / 2
     assert plan.cost_at_most == pytest.approx((plan.tokens_in * 2 + plan.tokens_out_at_most * 8) / 1e6)
     assert "12 calls" in plan.line("m")
     assert f"at most ${plan.cost_at_most:.2f} (price list of 2026-04)" in plan.line("m")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from llavamed import cli, manifest
+from llavamed import cli, eval_cli, manifest
 from llavamed.corpus.store import CorpusWriter
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, leakage, run
@@ -80,7 +80,9 @@ def test_a_corpus_is_known_by_its_index(colour_benchmark: Benchmark, colours: Pa
     manifest.Manifest("corpus").write(corpus)
     body = leakage.check(colour_benchmark, [str(corpus)])
     (row,) = body["sources"]
-    assert (row["images"], row["questions_on_seen_images"], row["questions_in_the_same_words"]) == (3, 9, 0)
+    assert (row["images"], row["questions_on_seen_images"], row["questions_in_the_same_words"]) == (3, 9, None)
+    assert leakage.table(body)[1][0][1:] == ["3 of 18", "9 of 54", "it has no questions", "it has no questions"]
+    assert body["told"].startswith(f"3 of 18 images also stand in {corpus}. Compared")
     assert row["examples"][0] == {"id": "1a", "image": "1.png", "seen_as": f"{corpus}: k"}
     assert leakage.check(colour_benchmark, [str(corpus)], looks=True)["sources"][0]["images"] == 3
 
@@ -141,7 +143,7 @@ def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     assert command("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 0
     assert "3 of 18" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "leakage.json").read_text())
-    split = {(row["metric"], row["images"]): (row["value"], row["n"]) for row in stored["scores"]}
+    split = {(row["metric"], row["image"]): (row["value"], row["n"]) for row in stored["scores"]}
     assert split["closed_accuracy", "seen"] == (100.0, 6)
     assert split["closed_accuracy", "not seen"] == (0.0, 30)
 
@@ -154,3 +156,11 @@ def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     (colours / "questions.jsonl").write_text((colours / "questions.jsonl").read_text() + "\n")
     assert command("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 2
     assert "scored on other files of phantom" in capsys.readouterr().err
+
+
+def test_a_run_that_does_not_fit_is_told_before_anything_is_read(
+    colours: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leakage, "check", lambda *_: pytest.fail("read before the run was looked at"))
+    with pytest.raises(InputError, match="no such folder"):
+        eval_cli.find_leakage("phantom", colours, None, [str(talks)], [tmp_path / "absent"])

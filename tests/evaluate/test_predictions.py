@@ -82,7 +82,9 @@ def test_pieces_of_a_run_lie_in_a_folder(tmp_path: Path) -> None:
     [
         ("p.json", "[1, 2]", "must be a list of objects"),
         ("p.json", "{broken", "not JSON"),
-        ("p.jsonl", "[]\n", "a list, not an object"),
+        ("p.jsonl", "[]\n", "3 missing ids"),
+        ("p.jsonl", "[1]\n", "must be a list of objects"),
+        ("p.jsonl", "7\n", "a int, not an object"),
         ("p.csv", "id,text\n1\n", r"p\.csv:2: 1 cells under 2 columns"),
         ("p.txt", "", "not JSON|row"),
     ],

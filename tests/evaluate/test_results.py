@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +219,46 @@ def test_the_command_writes_predictions_that_score_reads(
     assert json.loads(capsys.readouterr().out)[0]["answers"] == 54
     run("score", "phantom", out, "--data", colours, "--out", tmp_path / "s", "--json")
     assert json.loads(capsys.readouterr().out)["scores"]["closed_accuracy"]["value"] == 100
+
+
+def test_matching_by_text_is_that_of_trying_every_question_on_every_answer() -> None:
+    """The rule as it reads: of the questions that occur in what was asked, on an image that was shown, the longest."""
+
+    def slowly(answers: list[Answer], questions: list[Question]) -> list[Answer] | None:
+        found: dict[int, Answer] = {}
+        for answer in answers:
+            fits = [i for i, question in enumerate(questions) if question.question and results._agree(answer, question)]
+            longest = max((len(results._plain(questions[i].question)) for i in fits), default=0)
+            fits = [i for i in fits if len(results._plain(questions[i].question)) == longest]
+            if len(fits) != 1 or fits[0] in found:
+                return None
+            found[fits[0]] = answer
+        return [found[i] for i in range(len(questions))]
+
+    draw = random.Random(5)
+    words = ["is", "it", "a", "ct", "scan", "there", "nodule", "lung", "left"]
+    matched = 0
+    for _ in range(300):
+        questions = [
+            Question(str(i), f"{draw.randint(0, 3)}.png", " ".join(draw.choices(words, k=draw.randint(1, 5))), "", True)
+            for i in range(draw.randint(1, 8))
+        ]
+        answers = [
+            Answer((f"x{i}",), "", shown=draw.choice([(), (q.image,), (q.image,), (q.image,)]),
+                   asked=f"{draw.choice(['', 'Look. '])}{q.question.upper()}\n{draw.choice(['', 'Say a CT'])}")
+            for i, q in enumerate(questions)
+        ]  # fmt: skip
+        draw.shuffle(answers)
+        expected = slowly(answers, questions)
+        assert results._by_text(answers, questions) == expected
+        matched += expected is not None
+    assert 50 < matched < 300
+
+
+def test_thousands_of_answers_are_matched_by_text_without_trying_every_question_on_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(results, "_agree", lambda *_: pytest.fail("every pair is looked at"))
+    questions = [Question(str(i), f"{i}.png", f"Is there a nodule {i} in the image?", "", True) for i in range(5_000)]
+    answers = [Answer(("-",), "", asked=f"{q.question}\nAnswer briefly.", shown=(q.image,)) for q in questions[::-1]]
+    assert results._by_text(answers, questions) == answers[::-1]

@@ -127,10 +127,10 @@ def test_every_number_can_be_recomputed_from_the_items(colour_benchmark: Benchma
 def test_a_gap_needs_its_whole_interval_above_zero(colour_benchmark: Benchmark) -> None:
     blind = [Prediction(q.id, "yes" if q.closed else "red") for q in colour_benchmark.questions]
     seeing = score(colour_benchmark, perfect(colour_benchmark), controls={"blank": blind}).to_json()
-    gap = seeing["controls"]["blank"]["gaps"]["closed_accuracy"]
-    assert gap["value"] == 50.0
-    assert gap["uses_image"] is True
-    assert gap["low"] < 50.0 < gap["high"]
+    gaps = seeing["controls"]["blank"]["gaps"]
+    assert gaps["closed_accuracy"]["value"] == 50.0
+    assert gaps["closed_accuracy"]["uses_image"] is True
+    assert gaps["open_recall"]["low"] < gaps["open_recall"]["value"] < gaps["open_recall"]["high"]
     assert show.verdict(seeing).startswith("The model uses the image")
     assert "closed_accuracy_run_eval_release" not in seeing["controls"]["blank"]["gaps"]
     unseeing = score(colour_benchmark, blind, controls={"blank": blind}).to_json()

@@ -64,7 +64,7 @@ def test_questions_of_one_image_stand_and_fall_together() -> None:
     together = paired_bootstrap(first, [0.5] * 400, images)
     apart = paired_bootstrap(first, [0.5] * 400, [str(i) for i in range(400)])
     assert together.value == apart.value
-    assert (together.n, together.clusters, apart.clusters) == (400, 40, 400)
+    assert (together.n, together.images, apart.images) == (400, 40, 400)
     assert (together.high - together.low) / (apart.high - apart.low) == pytest.approx(10**0.5, rel=0.1)
 
 

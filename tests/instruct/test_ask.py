@@ -21,7 +21,7 @@ from llavamed.errors import InputError
 from llavamed.instruct import answer
 from llavamed.instruct import ask as ask_module
 from llavamed.instruct.ask import DECLINED, FAILED, NOT_IN_FORM, Call, Outcome, ask
-from llavamed.instruct.endpoint import connect
+from llavamed.instruct.endpoint import Reply, connect
 from llavamed.instruct.journal import Journal
 from llavamed.instruct.prices import Bill, Price
 from llavamed.records import read_jsonl
@@ -79,6 +79,24 @@ def test_one_call_goes_out_alone_until_a_right_answer_has_come(endpoint: Server,
     endpoint.reply = reply
     _ask(endpoint, tmp_path / "j", 20)
     assert most == 1
+
+
+def test_a_slow_first_answer_is_joined_by_three_calls_at_most(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, before_the_first = 0, 0
+
+    async def slow(self: object, body: object) -> Reply:
+        nonlocal begun, before_the_first
+        begun += 1
+        await asyncio.sleep(0.6 if begun <= 4 else 0.0)
+        before_the_first = before_the_first or begun
+        return Reply(Said().text, (1, 1), True, "stop")
+
+    monkeypatch.setattr(ask_module, "_ANOTHER_CANARY_SECONDS", 0.05)
+    monkeypatch.setattr("llavamed.instruct.endpoint.Endpoint.ask", slow)
+    assert _ask(endpoint, tmp_path / "j", 40).answered == 40
+    assert 2 <= before_the_first <= 4
 
 
 @pytest.mark.parametrize(
@@ -259,6 +277,25 @@ def test_a_process_that_slept_does_not_take_its_own_silence_for_the_endpoints(en
         made = connect(endpoint.url, "m", "teacher", "LLAVAMED_TEACHER_KEY", 1.0)
         found = ask(_calls(40, made.where), made, journal, right, bill=Bill(journal, None), at_most=8)
     assert (found.answered, found.calls, dict(found.broken)) == (40, 40, {})
+
+
+def test_a_disk_that_fails_ends_it_in_one_line(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(file: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    def reply(body: dict[str, Any]) -> Said:
+        if len(endpoint.requests) == 10:
+            monkeypatch.setattr("os.fsync", broken)
+        time.sleep(0.02)
+        return Said()
+
+    endpoint.reply = reply
+    with pytest.raises(InputError, match=r"cannot be written .Input/output error"):
+        _ask(endpoint, tmp_path / "j", 5000)
+    monkeypatch.undo()
+    assert 10 <= len(_answered(tmp_path / "j")) < 5000
 
 
 def test_it_runs_inside_a_loop_that_runs_already(endpoint: Server, tmp_path: Path) -> None:

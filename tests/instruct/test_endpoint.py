@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from email.utils import formatdate
 from typing import Any
 
 import pytest
 
 from llavamed.errors import InputError
-from llavamed.instruct.endpoint import Busy, Declined, Endpoint, Faltered, Reply, connect, estimate, retry_after
+from llavamed.instruct.endpoint import Busy, Declined, Endpoint, Faltered, Reply, connect, estimate
 from tests.instruct.conftest import SECRET, TURNS, Said
 from tests.instruct.conftest import Endpoint as Server
 
@@ -261,11 +260,3 @@ def test_a_url_without_a_path_gets_one_and_its_password_is_not_shown() -> None:
     with pytest.raises(InputError, match="teacher_model") as caught:
         _connect("http://user:hidden@localhost:1/v1", model="")
     assert "hidden" not in str(caught.value)
-
-
-def test_retry_after_is_read_in_all_its_forms() -> None:
-    assert retry_after({"retry-after-ms": "1500", "retry-after": "9"}) == 1.5
-    assert retry_after({"retry-after": "9"}) == 9
-    assert 3 < (retry_after({"retry-after": formatdate(time.time() + 5, usegmt=True)}) or 0) < 6
-    assert retry_after({"retry-after": "soon"}) is None
-    assert retry_after({}) is None

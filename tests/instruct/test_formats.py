@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from llavamed.errors import InputError
+from llavamed.instruct.export import export
 from llavamed.instruct.formats import (
     from_llava,
     from_questions,
@@ -16,7 +17,6 @@ from llavamed.instruct.formats import (
     problems,
     to_llava,
     to_strings,
-    write_llava,
 )
 from llavamed.records import Conversation, Message, Question, assistant, user, write_jsonl
 
@@ -70,7 +70,8 @@ def test_our_conversations_survive_a_round_trip_through_a_llava_file(tmp_path: P
         Conversation("a", ("a.png",), (user("What?", images=1), assistant("A cyst."))),
         Conversation("b", ("b.png",), (last, assistant("B."))),
     ]
-    assert write_llava(tmp_path / "l.json", ours) == 2
+    write_jsonl(tmp_path / "ours.jsonl", ours)
+    assert export(tmp_path / "ours.jsonl", tmp_path / "l.json", "llava") == (2, 0)
     back = import_file(tmp_path / "l.json", "llava")
     assert [(c.id, c.images, c.messages) for c in back] == [(c.id, c.images, c.messages) for c in ours]
 

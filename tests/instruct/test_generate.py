@@ -215,6 +215,9 @@ def test_show_gives_the_turns_beside_caption_and_mentions(
     image = images(tmp_path / "out")
     assert image is not None
     assert Path(shard).read_bytes()[start:end] == image(written[2].images[0])
+    (saved,) = show(tmp_path / "out", key=written[2].images[0], save=tmp_path / "pictures")
+    assert Path(saved["file"]).parent == tmp_path / "pictures"
+    assert Path(saved["file"]).read_bytes() == image(written[2].images[0])
     with pytest.raises(InputError, match="no conversation"):
         show(tmp_path / "out", key="absent")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +73,20 @@ def test_two_processes_do_not_write_one_journal(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_where_files_cannot_be_locked_it_is_said_and_the_journal_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with Journal(tmp_path / "j") as journal:
+        journal.keep(ONE, "k", "answer")
+    assert "let no second process write it" in capsys.readouterr().err
+    with Journal(tmp_path / "j", writable=False) as again:
+        assert again.answer(ONE) == "answer"
+
+
 def test_only_places_are_kept_in_memory(tmp_path: Path) -> None:
     import tracemalloc
 
@@ -83,9 +99,19 @@ def test_only_places_are_kept_in_memory(tmp_path: Path) -> None:
     assert used < 5000 * 250
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_half_one() -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("no /dev/full here")
-    with Journal(full) as journal, pytest.raises(InputError, match="No space left"):
-        journal.keep(ONE, "k", "x" * 100)
+def test_a_full_disk_is_one_line_and_leaves_no_half_one(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    with Journal(path) as journal:
+        journal.keep(ONE, "k", "answer")
+        before = path.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)  # as on a full disk, half of the line still finds room
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 60, limits[1]))
+        try:
+            with pytest.raises(InputError, match=r"cannot be written .*make room and run again"):
+                journal.keep(TWO, "k", "x" * 100)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
+        journal.keep(TWO, "k", "x" * 100)
+    with Journal(path, writable=False) as again:
+        assert [again.answer(name) for name in (ONE, TWO)] == ["answer", "x" * 100]

@@ -49,6 +49,44 @@ def test_json_and_json_lines_are_tables_too(tmp_path: Path) -> None:
     assert array[0].messages[1].text == "2"
 
 
+ROWS = (
+    {"image": "a.png", "question": "What?", "answer": "A cyst."},
+    {"image": "b.png", "question": "Where?", "answer": "Left."},
+)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize(
+    ("tree", "ids"),
+    [
+        ({"info": {"version": 1}, "data": ROWS, "splits": ["train"]}, ["a-1", "a-2"]),
+        ({"x": ROWS[0], "y": ROWS[1]}, ["x", "y"]),
+        (ROWS[0], ["a-1"]),
+    ],
+)
+def test_json_is_read_however_it_wraps_its_records(
+    tmp_path: Path, tree: object, ids: list[str], indent: int | None
+) -> None:
+    (tmp_path / "a.json").write_text("\n" + json.dumps(tree, indent=indent))
+    talks = import_file(tmp_path / "a.json", "table")
+    assert [talk.id for talk in talks] == ids
+    assert [talk.messages[1].text for talk in talks] == [row["answer"] for row in ROWS[: len(ids)]]
+
+
+def test_a_problem_inside_a_wrapped_list_has_its_line(tmp_path: Path) -> None:
+    rows = [*ROWS, {"image": "c.png", "question": "Why?", "answer": ""}]
+    for tree, lines in (({"info": 1, "data": rows}, (14,)), (dict(enumerate(rows)), (12,))):
+        (tmp_path / "a.json").write_text(json.dumps(tree, indent=1))
+        with pytest.raises(InputError, match=rf"1 problem, .*line {lines[0]}: empty answer"):
+            import_file(tmp_path / "a.json", "table")
+
+
+def test_of_two_lists_none_is_guessed(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"train": ROWS, "test": ROWS}))
+    with pytest.raises(InputError, match="'train' and 'test' could each be the records"):
+        import_file(tmp_path / "a.json", "table")
+
+
 def test_other_names_are_given(tmp_path: Path) -> None:
     path = _csv(tmp_path / "a.csv", ("scan", "q", "a"), ("a.png", "What?", "A cyst."))
     with pytest.raises(InputError, match=r"no column for image, question, answer among 'scan', 'q', 'a'.*--columns"):

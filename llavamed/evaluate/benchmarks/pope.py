@@ -37,6 +37,13 @@ _LLAVA = "llava_pope_test.jsonl"
 
 def read(data: Path, split: str) -> Benchmark:
     categories = CATEGORIES if split == "all" else (split,)
+    folders = ("", "coco/", "output/coco/")
+    there = [name for name in CATEGORIES if any((data / f"{f}coco_pope_{name}.json").is_file() for f in folders)]
+    if split == "all" and len(there) in (1, 2):
+        raise InputError(
+            f"{data}: holds of POPE's three files only {', '.join(there)}; say --split {there[0]}, or fetch the "
+            f"others: {ORIGIN}"
+        )
     paths = {
         category: data_file(
             data, [f"{folder}coco_pope_{category}.json" for folder in ("", "coco/", "output/coco/")], NAME, ORIGIN

@@ -2,9 +2,9 @@
 
 A `Metric` turns answered questions into a number. Most are a mean: each answer has a credit from 0 to 1, and the number
 is the mean in per cent. Some are not the mean of anything (F1, MME's score, BLEU of a corpus), but a function of sums:
-each unit (a question, or MME's picture with its two questions) contributes a row of counts, the rows are added up,
-and the number is made of the sums. Both can be drawn again for an interval (`statistics.py`) without going back to
-the texts.
+each question contributes a row of counts (MME's picture with its two questions one, in the first question's place),
+the rows are added up, and the number is made of the sums. Both can be drawn again for an interval (`statistics.py`)
+without going back to the texts.
 
 A request that failed has the credit 0 and adds what a wrong answer would: it stays in the denominator.
 """
@@ -39,21 +39,27 @@ Credits = list[float | None]  # one an item, 0-1; None: the item is not in this 
 class Total:
     """A number made of sums."""
 
-    rows: Callable[[Sequence[Answered]], Array]  # -> (units, columns)
+    rows: Callable[[Sequence[Answered]], Array]  # -> (items, columns)
     value: Callable[[Array], Array]  # the rows' sums (..., columns) -> (...)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """Either `credits`, whose mean in per cent is the number, or a `total`."""
+    """Either `credits`, whose mean in per cent is the number, or a `total`; the number is 0 to `most`."""
 
     mode: Mode
     scorer: str  # id and version, written beside every number
     credits: Callable[[Sequence[Answered]], Credits] | None = None
     total: Total | None = None
     over: Callable[[Question], bool] = lambda _: True  # the questions that a total is over
-    unit: str = "%"
-    pairs: bool = True  # False: which items are in it depends on the answers, so two conditions cannot be compared
+    most: int = 100
+    # False: between two conditions it cannot be compared (which items are in it depends on the answers), or a
+    # difference is no merit (the share of answers that are yes)
+    pairs: bool = True
+
+    @property
+    def unit(self) -> str:
+        return "%" if self.most == 100 else f"of {self.most:,}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from llavamed.errors import InputError
 from llavamed.evaluate.families.family import Answered, Array, Credits, Family, Metric, Mode, Total, mean
 from llavamed.evaluate.metrics import meteor, report
 
@@ -21,7 +22,10 @@ _ORDERS = (1, 2, 3, 4)
 
 
 def _texts(items: Sequence[Answered], tokens: Tokens) -> tuple[list[str], list[list[str]]]:
-    return [tokens(item.text) for item in items], [[tokens(text) for text in q.references] for q, _, _ in items]
+    """A failed request has no words; tokens of the empty text may have (R2Gen's has a full stop)."""
+    return ["" if item.failed else tokens(item.text) for item in items], [
+        [tokens(text) for text in q.references] for q, _, _ in items
+    ]
 
 
 def _bleu_rows(tokens: Tokens) -> Callable[[Sequence[Answered]], Array]:
@@ -44,12 +48,12 @@ def _bleu(order: int) -> Callable[[Array], Array]:
     return value
 
 
-def _per_report(mode: Mode, scorer: str, tokens: Tokens, score: PerReport, unit: str = "%") -> Metric:
+def _per_report(mode: Mode, scorer: str, tokens: Tokens, score: PerReport, most: int = 100) -> Metric:
     def credits(items: Sequence[Answered]) -> Credits:
         found = score(*_texts(items, tokens))
         return [0.0 if item.failed else value for item, value in zip(items, found, strict=True)]
 
-    return Metric(mode, scorer, credits, unit=unit)
+    return Metric(mode, scorer, credits, most=most)
 
 
 def _lexical(suffix: str, mode: Mode, scorer: str, tokens: Tokens) -> dict[str, Metric]:
@@ -57,7 +61,7 @@ def _lexical(suffix: str, mode: Mode, scorer: str, tokens: Tokens) -> dict[str, 
     return {
         **{f"bleu_{n}{suffix}": Metric(mode, scorer, total=Total(rows, _bleu(n))) for n in _ORDERS},
         f"rouge_l{suffix}": _per_report(mode, scorer, tokens, report.rouge_l),
-        f"cider{suffix}": _per_report(mode, scorer, tokens, report.cider, unit="of 1,000"),
+        f"cider{suffix}": _per_report(mode, scorer, tokens, report.cider, most=1000),
     }
 
 
@@ -66,7 +70,10 @@ def _meteor(items: Sequence[Answered]) -> dict[str, Any]:
     a thousand times, so it has no interval and stands in the provenance."""
     if reason := meteor.missing():
         return {"meteor_official": reason}
-    found = meteor.meteor(*_texts(items, report.clean))
+    try:
+        found = meteor.meteor(*_texts(items, report.clean))
+    except InputError as error:  # the other scores are not lost with it
+        return {"meteor_official": str(error)}
     return {"meteor_official": {"value": round(100 * found.corpus, 4), "n": len(items), "scorer": meteor.SCORER}}
 
 

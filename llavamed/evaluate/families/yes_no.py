@@ -66,7 +66,7 @@ _POPE_RATIOS: dict[str, Callable[[Array], tuple[Array, Array]]] = {
 def _pope(suffix: str, mode: Mode, scorer: str, parse: Parse, accuracy: Accuracy) -> dict[str, Metric]:
     rows = _pope_rows(parse)
     totals = {
-        f"{name}{suffix}": Metric(mode, scorer, total=Total(rows, _over_categories(ratio)))
+        f"{name}{suffix}": Metric(mode, scorer, total=Total(rows, _over_categories(ratio)), pairs=name != "yes_ratio")
         for name, ratio in _POPE_RATIOS.items()
     }
     return {f"accuracy{suffix}": mean(mode, scorer, lambda text, q: accuracy(text, q.answer)), **totals}
@@ -96,17 +96,20 @@ _MME_SCORES = {
 
 
 def _mme_rows(accuracy: Accuracy, subtasks: Sequence[str]) -> Callable[[Sequence[Answered]], Array]:
-    """A row a picture: questions, right ones, pictures, pictures with both right, in the columns of its subtask."""
+    """A picture's questions, right ones, itself, and itself if both are right, in the columns of its subtask; in the
+    row of its first question. The other row is zero."""
 
     def rows(items: Sequence[Answered]) -> Array:
-        pictures: dict[tuple[str, str], list[float]] = {}
-        for item in items:
+        pictures: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        for place, item in enumerate(items):
             right = 0.0 if item.failed else accuracy(item.text, item.question.answer)
-            pictures.setdefault((item.question.groups["subtask"], item.question.image), []).append(right)
-        table = np.zeros((len(pictures), len(subtasks), 4))
-        for row, ((subtask, _), right_ones) in zip(table, pictures.items(), strict=True):
-            row[subtasks.index(subtask)] = (len(right_ones), sum(right_ones), 1, all(right_ones))
-        return table.reshape(len(pictures), -1)
+            pictures.setdefault((item.question.groups["subtask"], item.question.image), []).append((place, right))
+        table = np.zeros((len(items), len(subtasks), 4))
+        for (subtask, _), found in pictures.items():
+            right_ones = [right for _, right in found]
+            place = found[0][0]
+            table[place, subtasks.index(subtask)] = (len(found), sum(right_ones), 1, all(right_ones))
+        return table.reshape(len(items), -1)
 
     return rows
 
@@ -131,7 +134,7 @@ def _mme(suffix: str, mode: Mode, scorer: str, accuracy: Accuracy) -> dict[str, 
             scorer,
             total=Total(_mme_rows(accuracy, subtasks), _mme_score),
             over=_of(subtasks),
-            unit=f"of {200 * len(subtasks):,}",
+            most=200 * len(subtasks),
         )
         for name, subtasks in _MME_SCORES.items()
     }

@@ -22,7 +22,7 @@ import string
 from llavamed.evaluate.metrics import strict
 
 OFFICIAL = "chartqa_official/1"
-STRICT = "chartqa_strict/1"
+STRICT = "chartqa_strict/2"
 WHY_THEY_DIFFER = (
     "Both public versions of relaxed accuracy take the year 2019 for 2010, being within 5 %; the older one takes "
     "'1,000' for a word and '10%' for 0.1, the newer one forgives both and needs only the first letter of an answer "

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from llavamed.evaluate.metrics.strict import parse_option
 
 OFFICIAL = "choice_official/1"
-STRICT = "choice_strict/1"
+STRICT = "choice_strict/2"
 WHY_THEY_DIFFER = (
     "The official scorers guess: the option whose spelling is most similar to the answer, or any letter that stands "
     "alone, the article A included, so that no answer is ever unreadable; the strict score takes a choice only where "

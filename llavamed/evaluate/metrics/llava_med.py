@@ -38,7 +38,7 @@ from llavamed.evaluate.metrics.strict import strict_overlap as strict_overlap
 from llavamed.evaluate.metrics.vqa_words import map_words, strip_punctuation
 
 OFFICIAL = "llava_med_official/1"  # scorer id and version, written beside every number
-STRICT = "llava_med_strict/2"
+STRICT = "llava_med_strict/3"
 WHY_THEY_DIFFER = (
     "LLaVA-Med's script counts a closed answer as right when the reference is a substring of it, so that "
     "'The study is normal' contains the answer 'no', and its open recall counts the words of the prediction, so "

@@ -14,8 +14,9 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ _JAR = "meteor-1.5.jar"
 _VARIABLE = "LLAVAMED_METEOR_JAR"
 _INSTALL = f"install a Java runtime and pycocoevalcap, or set {_VARIABLE} to {_JAR}"
 _FAILED = f"METEOR is not computed: {_JAR} ended early; run `java -jar {_JAR}` beside its data folder to see why"
+_SILENT = "METEOR is not computed: {jar} gave no answer in {seconds:.0f} s; run it alone to see why"
+_PATIENCE = 600.0  # seconds for the program to start, and one more a report
 _LONGEST = 2_000  # words; the aligner's time grows with the square, and a report has some hundred
 
 
@@ -64,14 +67,14 @@ def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> S
         raise InputError(reason)
     if not predictions or len(predictions) != len(references) or not all(references):
         raise ValueError(f"{len(predictions)} predictions and {len(references)} lists of references; give one each")
-    with _program() as program:
+    with _program(_PATIENCE + len(predictions)) as program:
         counts = [
             _ask(program, " ||| ".join(("SCORE", *map(_one_line, given), _one_line(prediction))))
             for prediction, given in zip(predictions, references, strict=True)
         ]
-        first = _ask(program, " ||| ".join(("EVAL", *counts)))
-        each = [float(line) for line in (first, *(_read(program) for _ in predictions[1:]))]
-        return Scores(float(_read(program)), tuple(each))
+        first = _number(_ask(program, " ||| ".join(("EVAL", *counts))))
+        each = [first, *(_number(_read(program)) for _ in predictions[1:])]
+        return Scores(_number(_read(program)), tuple(each))
 
 
 def _one_line(text: str) -> str:
@@ -80,18 +83,38 @@ def _one_line(text: str) -> str:
 
 
 @contextmanager
-def _program() -> Iterator[subprocess.Popen[str]]:
+def _program(seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """The program, ended after so many seconds: what it does not say by then it never will."""
     path = jar()
     assert path is not None
     command = ["java", "-Xmx2G", "-jar", path.name, "-", "-", "-stdio", "-l", "en", "-norm"]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(
-        command, cwd=path.parent, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="utf-8"
-    ) as program:
+    pipe, late = subprocess.PIPE, threading.Event()
+
+    def end() -> None:
+        late.set()
+        program.kill()
+
+    try:
+        program = subprocess.Popen(
+            command, cwd=path.parent, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, encoding="utf-8",
+            errors="replace",
+        )  # fmt: skip
+    except OSError as error:
+        raise InputError(f"METEOR is not computed: java does not start ({error.strerror}); {_INSTALL}") from None
+    watch = threading.Timer(seconds, end)
+    watch.daemon = True
+    assert program.stdin is not None
+    with program:
+        watch.start()
         try:
             yield program
+        except InputError:
+            raise InputError(_SILENT.format(jar=_JAR, seconds=seconds) if late.is_set() else _FAILED) from None
         finally:
+            watch.cancel()
             program.kill()
+            with suppress(OSError):  # what it has not read is lost
+                program.stdin.close()
 
 
 def _ask(program: subprocess.Popen[str], line: str) -> str:
@@ -102,6 +125,13 @@ def _ask(program: subprocess.Popen[str], line: str) -> str:
     except BrokenPipeError:
         raise InputError(_FAILED) from None
     return _read(program)
+
+
+def _number(line: str) -> float:
+    try:
+        return float(line)
+    except ValueError:  # a message in place of a score
+        raise InputError(_FAILED) from None
 
 
 def _read(program: subprocess.Popen[str]) -> str:

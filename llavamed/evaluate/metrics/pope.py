@@ -7,14 +7,11 @@ and "yes" otherwise. So the empty answer, "NO" and "I cannot tell" are a yes, an
 *Strict* takes the first whole word yes or no; without one the answer is wrong, a miss where the object
 is there, and in no case a false alarm.
 
-"yes" is the positive class. The benchmark has three parts (random, popular, adversarial); each gets its
-own `summary`. The original divides by zero for a model that never says yes; here that precision is 0.
+"yes" is the positive class of the precision, recall and F1 that `families/yes_no.py` makes of these. The original
+divides by zero for a model that never says yes; there that precision is 0.
 """
 
 from __future__ import annotations
-
-from collections import Counter
-from collections.abc import Iterable
 
 from llavamed.evaluate.metrics.strict import parse_yes_no
 
@@ -43,26 +40,6 @@ def official_accuracy(prediction: str, reference: str) -> float:
 
 def strict_accuracy(prediction: str, reference: str) -> float:
     return float(parse_strict(prediction) == _label(reference))
-
-
-def summary(pairs: Iterable[tuple[str | None, str]]) -> dict[str, float]:
-    """{accuracy, precision, recall, f1, yes_ratio}, each 0-1, of pairs (parsed choice or None, reference).
-
-    Raises ValueError without pairs. A ratio of nothing is 0.
-    """
-    table = Counter((choice, _label(reference)) for choice, reference in pairs)
-    if not table:
-        raise ValueError("no answers; give one pair of (parsed choice, reference) a question")
-    hits = table["yes", "yes"]
-    said = sum(count for (choice, _), count in table.items() if choice == "yes")
-    there = sum(count for (_, label), count in table.items() if label == "yes")
-    return {
-        "accuracy": (hits + table["no", "no"]) / table.total(),
-        "precision": hits / said if said else 0.0,
-        "recall": hits / there if there else 0.0,
-        "f1": 2 * hits / (said + there) if hits else 0.0,
-        "yes_ratio": said / table.total(),
-    }
 
 
 def _label(reference: str) -> str:

@@ -16,7 +16,7 @@ from llavamed.evaluate.metrics import vqa_v2
 from llavamed.evaluate.metrics.vqa_words import map_words, strip_punctuation
 
 OFFICIAL = "textvqa_official/1"
-STRICT = "textvqa_strict/1"
+STRICT = "textvqa_strict/2"
 WHY_THEY_DIFFER = (
     "The official score gives partial credit for an answer that only one, two or three of the ten annotators gave "
     "and compares whole normalised strings; the strict score asks for the answer most annotators gave, by words "

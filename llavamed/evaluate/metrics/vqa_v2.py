@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 
 from llavamed.evaluate.metrics import strict
 from llavamed.evaluate.metrics.vqa_words import map_words, strip_punctuation
 
 OFFICIAL = "vqa_v2_official/1"
-STRICT = "vqa_v2_strict/1"
+STRICT = "vqa_v2_strict/2"
 WHY_THEY_DIFFER = (
     "The official score gives partial credit for an answer that only one or two of the ten annotators gave and "
     "compares whole normalised strings, so that 'yes, it is' is wrong and the references keep articles that "
@@ -51,10 +52,15 @@ def leave_one_out(agrees: Sequence[bool]) -> float:
 def leading(references: Sequence[str]) -> list[str]:
     """The answers that most people gave, by words and numbers; several if they are equally many."""
     _require(references)
+    return list(_leading(tuple(references)))
+
+
+@lru_cache(maxsize=65536)  # a question's ten answers are looked at by every metric under every control
+def _leading(references: tuple[str, ...]) -> tuple[str, ...]:
     keys = [tuple(strict.strict_tokens(text)) for text in references]
     votes = Counter(keys)
     first = dict(zip(reversed(keys), reversed(references), strict=True))
-    return [first[key] for key, count in votes.items() if count == max(votes.values())]
+    return tuple(first[key] for key, count in votes.items() if count == max(votes.values()))
 
 
 def parse_strict(prediction: str, references: Sequence[str]) -> str | None:

@@ -1,0 +1,257 @@
+"""Answer files as the official repositories write them, and bad ones, all the way through the command line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llavamed import cli
+from llavamed.evaluate import benchmarks, show
+from llavamed.evaluate.benchmarks import Benchmark
+from llavamed.evaluate.score import MAX_ANSWER
+from llavamed.records import Question
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`llavamed ...` as it is typed: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["llavamed", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+def llava(question: Question, id: object) -> dict[str, Any]:
+    """A row of LLaVA's and LLaVA-Med's `model_vqa.py`."""
+    return {
+        "question_id": id,
+        "prompt": f"{question.question}\nAnswer the question using a single word or phrase.",
+        "text": question.answer,
+        "answer_id": "jRkKwnYN8aGKPALeTTYJKU",
+        "model_id": "llava-med",
+        "metadata": {},
+    }
+
+
+def lines(rows: list[dict[str, Any]], end: str = "\n", **more: Any) -> str:
+    return "".join(json.dumps(row, **more) + end for row in rows)
+
+
+def table(rows: list[dict[str, Any]], delimiter: str = ",") -> str:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), delimiter=delimiter, lineterminator="\r\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+# name -> (file, its text for the questions); each file holds the right answer to all
+FORMS: dict[str, tuple[str, Callable[[list[Question]], str]]] = {
+    "LLaVA's answers": ("a.jsonl", lambda qs: lines([llava(q, q.id) for q in qs])),
+    "a mark before the first line, Windows' line ends, empty lines": (
+        "a.jsonl",
+        lambda qs: "\ufeff" + lines([llava(q, q.id) for q in qs], "\r\n\r\n") + "\r\n",
+    ),
+    "without a last line end": ("a.jsonl", lambda qs: lines([llava(q, q.id) for q in qs]).rstrip()),
+    "numbered rows in the questions' order": ("a.jsonl", lambda qs: lines([llava(q, n) for n, q in enumerate(qs)])),
+    "the same, named .json": ("a.json", lambda qs: lines([llava(q, n) for n, q in enumerate(qs)])),
+    "the same, named .txt": ("a.txt", lambda qs: lines([llava(q, n) for n, q in enumerate(qs)])),
+    "POPE's question and answer, without ids": (
+        "a.jsonl",
+        lambda qs: lines([{"question": q.question, "answer": f"{q.answer}."} for q in qs]),
+    ),
+    "a list in .json": ("a.json", lambda qs: json.dumps([llava(q, q.id) for q in qs], indent=2)),
+    "a list in .jsonl": ("a.jsonl", lambda qs: json.dumps([llava(q, q.id) for q in qs])),
+    "an object of id and answer": ("a.json", lambda qs: json.dumps({q.id: q.answer for q in qs})),
+    "VQA's results": (
+        "a.json",
+        lambda qs: json.dumps([{"question_id": q.id, "answer": f" {q.answer}\n"} for q in qs]),
+    ),
+    "VQA-RAD's and SLAKE's qid": ("a.json", lambda qs: json.dumps([{"qid": q.id, "pred": q.answer} for q in qs])),
+    "one answer in a list": ("a.jsonl", lambda qs: lines([{"id": q.id, "response": [q.answer]} for q in qs])),
+    "a sheet's capitals": ("a.csv", lambda qs: table([{"ID": q.id, "Prediction": q.answer} for q in qs])),
+    "VLMEvalKit's table, with the reference": (
+        "a.tsv",
+        lambda qs: table([{"index": q.id, "answer": "wrong", "prediction": q.answer} for q in qs], "\t"),
+    ),
+    "letters of every kind, escaped": (
+        "a.jsonl",
+        lambda qs: lines([{"id": q.id, "text": f"{q.answer}, \u2028 © 不 é \U0001fac0"} for q in qs]),
+    ),
+    "letters of every kind, not escaped": (
+        "a.jsonl",
+        lambda qs: lines([{"id": q.id, "text": f"{q.answer}, \u2028\x85 © 不 é 🫀"} for q in qs], ensure_ascii=False),
+    ),
+    "half an emoji": ("a.jsonl", lambda qs: lines([{"id": q.id, "text": f"{q.answer}, \ud83e"} for q in qs])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_way_of_writing_the_right_answers_scores_100(
+    form: str, command: Command, colours: Path, colour_benchmark: Benchmark, tmp_path: Path
+) -> None:
+    name, write = FORMS[form]
+    (tmp_path / name).write_bytes(write(list(colour_benchmark.questions)).encode())
+    code, _, err = command("score", "phantom", tmp_path / name, "--data", colours, "--out", tmp_path / "out")
+    assert code == 0, err
+    scores = show.read(tmp_path / "out")["scores"]
+    assert scores["closed_accuracy"]["value"] == scores["closed_accuracy_official"]["value"] == 100
+    assert scores["open_recall"]["value"] == scores["open_recall_official"]["value"] == 100
+    assert ("matched by order" in err) == (form.startswith(("numbered", "the same", "POPE")))
+
+
+@pytest.mark.parametrize("number", ["int", "text", "float"])
+def test_an_id_is_the_same_as_a_number_and_as_text(
+    number: str, command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    questions = benchmarks.load("vqa-rad", shared_data / "vqa_rad").questions
+    as_written: Callable[[str], Any] = {"int": int, "text": str, "float": float}[number]
+    rows = [{"question_id": as_written(q.id), "text": q.answer} for q in questions]
+    (tmp_path / "a.jsonl").write_text(lines(rows[::-1]))
+    code, _, err = command(
+        "score", "vqa-rad", tmp_path / "a.jsonl", "--data", shared_data / "vqa_rad", "--out", tmp_path / "out"
+    )
+    assert (code, "by order" in err) == (0, False), err
+    assert show.read(tmp_path / "out")["scores"]["open_exact"]["value"] == 100
+
+
+def test_llava_meds_own_answer_files_are_matched_by_their_questions(
+    command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    """Its repository's answer files number VQA-RAD's 451 test rows by a count of their own, which are other questions'
+    ids here (13 is one), and put the options behind the question."""
+    data = shared_data / "vqa_rad"
+    questions = benchmarks.load("vqa-rad", data).questions
+    rows = [
+        {
+            "question_id": 10 + number,
+            "prompt": f"{q.question} Please choose from the following two options: [yes, no]",
+            "text": "The study is normal" if q.closed else q.answer,
+        }
+        for number, q in enumerate(questions)
+    ]
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    score = ("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    code, _, err = command(*score)
+    assert code == 0, err
+    assert "matched by order; its ids are not the benchmark's, but each row repeats its question" in err
+    scores = show.read(tmp_path / "out")["scores"]
+    no = sum(q.closed and q.answer.casefold() in ("no", "normal") for q in questions)
+    assert scores["closed_accuracy_official"]["value"] == pytest.approx(100 * no / 272, abs=1e-3)
+    assert scores["open_recall"]["value"] == 100
+
+    (tmp_path / "a.jsonl").write_text(lines(rows[1:] + rows[:1]))
+    code, _, err = command(*score)
+    assert (code, "missing ids" in err, "unknown ids" in err) == (2, True, True)
+    code, _, err = command(*score, "--by-order")
+    assert code == 2
+    assert "row 1 was asked 'is there airspace consolidation on the left side?" in err
+    (tmp_path / "a.jsonl").write_text(lines([*rows[:-1], rows[0]]))  # an id twice
+    assert command(*score)[0] == 2
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_one_missing_id_is_named(command: Command, shared_data: Path, tmp_path: Path) -> None:
+    data = shared_data / "vqa_rad"
+    questions = benchmarks.load("vqa-rad", data).questions
+    rows = [llava(q, q.id) for q in questions]
+    lost = rows.pop(200)
+    (tmp_path / "p.jsonl").write_text(lines(rows))
+    code, _, err = command("score", "vqa-rad", tmp_path / "p.jsonl", "--data", data, "--out", tmp_path / "out")
+    assert code == 2
+    assert f"1 missing ids (first: {lost['question_id']}); vqa-rad test needs exactly one answer" in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("key", ["conversations", "conversatons"])
+def test_llava_meds_gold_file_is_read_with_its_key_misspelt_too(command: Command, key: str, tmp_path: Path) -> None:
+    gold = [
+        {
+            "id": number,
+            "image": "x.jpg",
+            "answer_type": "CLOSED" if number % 2 else "OPEN",
+            key: [
+                {"from": "human", "value": f"What is {number}?\n<image>"},
+                {"from": "gpt", "value": "yes" if number % 2 else "left lung"},
+            ],
+        }
+        for number in range(12)
+    ]
+    (tmp_path / "test.json").write_text(json.dumps(gold))
+    (tmp_path / "p.jsonl").write_text(lines([{"question_id": g["id"], "text": g[key][1]["value"]} for g in gold]))
+    code, _, err = command(
+        "score", "vqa-rad", tmp_path / "p.jsonl", "--data", tmp_path, "--out", tmp_path / "out", "--json"
+    )
+    assert code == 0, err
+    scores = show.read(tmp_path / "out")["scores"]
+    assert (scores["closed_accuracy"]["value"], scores["closed_accuracy"]["n"]) == (100, 6)
+    assert (scores["open_recall_official"]["value"], scores["open_recall_official"]["n"]) == (100, 6)
+    (tmp_path / "test.json").write_text(json.dumps(gold).replace(key, "conversation"))  # a third spelling is none
+    code, _, err = command("score", "vqa-rad", tmp_path / "p.jsonl", "--data", tmp_path, "--out", tmp_path / "o")
+    assert code == 2
+    assert re.search(r"test\.json: row 0 has no 'answer'", err)
+
+
+@pytest.mark.parametrize(
+    ("asked", "folder", "told"),
+    [
+        ("slake", "vqa_rad", "looks like vqa-rad"),
+        ("vqa-rad", "slake", "looks like slake"),
+        ("pope", "mmmu", "looks like mmmu"),
+        ("mmmu", "pope", "looks like pope"),
+    ],
+)
+def test_a_folder_of_the_wrong_benchmark_is_recognised(
+    command: Command, shared_data: Path, tmp_path: Path, asked: str, folder: str, told: str
+) -> None:
+    (tmp_path / "p.jsonl").write_text('{"id": 1, "text": "yes"}\n')
+    code, _, err = command("score", asked, tmp_path / "p.jsonl", "--data", shared_data / folder)
+    assert code == 2
+    assert told in err
+    assert len(err.splitlines()) == 1
+
+
+def test_an_answer_type_never_seen_is_told_with_its_row(command: Command, shared_data: Path, tmp_path: Path) -> None:
+    rows = json.loads((shared_data / "vqa_rad" / "test.json").read_text())
+    rows[7]["answer_type"] = "MULTIPLE"
+    (tmp_path / "test.json").write_text(json.dumps(rows))
+    (tmp_path / "p.jsonl").write_text(lines([{"id": row["qid"], "text": row["answer"]} for row in rows]))
+    code, _, err = command("score", "vqa-rad", tmp_path / "p.jsonl", "--data", tmp_path)
+    assert code == 2
+    assert "test.json: row 7 has answer_type 'MULTIPLE'; it must be OPEN or CLOSED" in err
+
+
+def test_an_answer_of_ten_megabytes_is_cut_and_counted(
+    command: Command, colours: Path, colour_benchmark: Benchmark, tmp_path: Path
+) -> None:
+    rows = [{"id": q.id, "text": q.answer} for q in colour_benchmark.questions]
+    rows[0]["text"] = "yes " * 2_500_000
+    (tmp_path / "p.jsonl").write_text(lines(rows))
+    code, out, err = command("score", "phantom", tmp_path / "p.jsonl", "--data", colours, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert "1 cut for their length" in out
+    body = show.read(tmp_path / "out")
+    assert (body["provenance"]["n_cut"], body["n"]) == (1, 54)
+    assert body["scores"]["closed_accuracy"]["value"] == 100
+    assert (tmp_path / "out" / "items.jsonl").stat().st_size < 2 * MAX_ANSWER
+    assert (tmp_path / "out" / "report.html").stat().st_size < 3_000_000
