@@ -38,15 +38,14 @@ from llavamed.printing import table
 
 HREF = "{http://www.w3.org/1999/xlink}href"
 BUILD = """
-import resource, sys, time
+import sys, time
 from pathlib import Path
 from llavamed.corpus.build import build
 if __name__ == "__main__":
     began = time.perf_counter()
     made = build(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))
     seconds = time.perf_counter() - began
-    peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    print(made.counts["articles"], made.counts["pairs"], seconds, *peaks)
+    print(made.counts["articles"], made.counts["pairs"], seconds)
 """
 
 
@@ -198,9 +197,29 @@ def built(source: Path, work: Path, workers: int) -> tuple[int, int, float, int,
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, str(script), str(source), str(out), str(workers)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    count, pairs, seconds, own, child = done.stdout.split()
-    return int(count), int(pairs), float(seconds), int(own), int(child)
+    peaks: dict[int, int] = {}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as running:
+        while running.poll() is None:
+            peaks |= peak_kib(running.pid)
+            time.sleep(0.1)
+        assert running.stdout is not None
+        count, pairs, seconds = running.stdout.read().split()
+    own = peaks.pop(running.pid)
+    return int(count), int(pairs), float(seconds), own, max(peaks.values(), default=0)
+
+
+def peak_kib(parent: int) -> dict[int, int]:
+    """The largest memory that a process and its children had so far, as Linux tells it: getrusage counts a child's copy
+    of its parent before it becomes another program."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        except OSError:  # it has ended
+            continue
+        if parent in (int(lines["Pid"]), int(lines["PPid"])) and "VmHWM" in lines:
+            found[int(lines["Pid"])] = int(lines["VmHWM"].split()[0])
+    return found
 
 
 def workers(data: Path, work: Path, count: int, rounds: int) -> None:
