@@ -2,7 +2,8 @@
 
 A model that was trained on the figure a benchmark's image was taken from has seen the test. Each shard is looked
 through by itself, so that any number of processes can do it and a stopped audit goes on: the image of each pair against
-the benchmarks' images, caption and mentions against their questions (`held_out`). What is found is written to
+the benchmarks' images, caption and mentions against their questions (`held_out`). With a panel goes its whole figure.
+What is found is written to
 `audit.json` and shown in `audit.html`, picture beside picture; then the pairs are taken out of shards, index and
 attribution (`prune`), and the manifest says how many there were of each benchmark.
 
@@ -92,7 +93,10 @@ def audit(
         return whole
     _write_page(corpus, new, whole, found)
     write_atomic(corpus / FOUND, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    prune.begin(corpus, removed, whole["benchmarks"], dict(_reasons(found)), (FOUND, PAGE))
+    beside = _same_figure(corpus, set(removed))
+    reasons = {**dict(_reasons(found)), "benchmark_figure": len(beside)}
+    reasons = {name: count for name, count in reasons.items() if count}
+    prune.begin(corpus, sorted({*removed, *beside}), whole["benchmarks"], reasons, (FOUND, PAGE))
     return whole
 
 
@@ -118,6 +122,16 @@ def _reasons(found: Sequence[Finding]) -> list[tuple[str, int]]:
     """Each pair once: by its image, if that was found."""
     by_image = {one.key for one in found if one.how != "words"}
     return [("benchmark_image", len(by_image)), ("benchmark_question", len({one.key for one in found} - by_image))]
+
+
+def _same_figure(corpus: Path, found: set[str]) -> set[str]:
+    """The other pairs of the figures that these keys are of: a panel that a benchmark has is in the whole as well."""
+    table = pq.read_table(corpus / INDEX, columns=["key", "parent"])
+    figure = {
+        key: parent or key for key, parent in zip(*(table[c].to_pylist() for c in ("key", "parent")), strict=True)
+    }
+    figures = {figure[key] for key in found}
+    return {key for key, whole in figure.items() if whole in figures} - found
 
 
 def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> list[Finding]:

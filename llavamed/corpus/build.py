@@ -43,7 +43,7 @@ from llavamed.recipe import CorpusSection
 
 STAGE = "corpus"
 _SHARDS = "shard-[0-9]*"
-_MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT)
+_MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT, summary.LEFT_OUT)
 
 
 def build(
@@ -199,6 +199,7 @@ def _put_together(
         summary.describe(result, tally)
         card.write(place, result.settings["format"])
         summary.write_attribution(place, tally)
+        summary.write_left_out(place, tally)
         summary.write_page(place, result, tally, str(articles), lambda at: out.read(*at))
         result.seconds = time.monotonic() - began
         result.files = tally.files | {name: manifest.file_sha256(place / name) for name in _MADE}

@@ -131,6 +131,7 @@ def _recount(corpus: Path, body: dict[str, Any], reasons: Mapping[str, int]) -> 
         left_out=body["extra"]["articles_left_out"],
         unresolved=body["extra"]["citations_unresolved"],
         whole=Counter(body["extra"]["compound"]),
+        rejected=list(read_jsonl(corpus / summary.LEFT_OUT)),
     )
     index = pq.ParquetFile(corpus / store.INDEX)
     for part in range(index.num_row_groups):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from llavamed.report import Page
 
 ATTRIBUTION = "ATTRIBUTION.md"
 REPORT = "report.html"
+LEFT_OUT = "left_out.jsonl"  # the few images of each reason that the page shows, small
 _ROWS = 50  # articles left out that the page names
 
 # In the order of the manifest.
@@ -80,6 +82,7 @@ _MEANING = {
     "too_elongated": "the sides' ratio is over corpus.max_aspect",
     "near_constant": "a blank or single-coloured image",
     "benchmark_image": "an image of a benchmark (audit.html); taken out",
+    "benchmark_figure": "of one figure with a pair that was taken out",
     "benchmark_question": "caption or mentions hold a question of a benchmark (audit.html); taken out",
 }
 
@@ -127,6 +130,11 @@ def write_attribution(out: Path, tally: Tally) -> None:
     ]
     credits = (tally.credits[name] for name in sorted(tally.credits))
     write_atomic(out / ATTRIBUTION, "\n".join([*lines, *credits]) + "\n")
+
+
+def write_left_out(out: Path, tally: Tally) -> None:
+    lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in tally.rejected)
+    write_atomic(out / LEFT_OUT, "".join(lines))
 
 
 def write_page(

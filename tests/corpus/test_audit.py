@@ -285,3 +285,41 @@ def test_altered_vqa_rad_images_are_found_among_other_radiographs(shared_data: P
     assert len(found & planted) >= 0.95 * len(planted)
     assert len(found & rest) <= 0.001 * len(rest)
     assert len(Corpus(tmp_path / "corpus")) == len(called) - len(found)
+
+
+def test_with_a_panel_that_a_benchmark_has_goes_its_whole_figure(tmp_path: Path) -> None:
+    """A picture cut out of a compound figure is in that figure as well, where only the panel gives it away."""
+    articles = tmp_path / "articles"
+    articles.mkdir()
+    captions = ["(A) Axial CT of the liver. (B) Axial MRI of the liver."] * 2
+    (articles / "one.xml").write_bytes(article(captions))
+    for name, (left, right) in {"g0": (100, 900), "g1": (901, 902)}.items():
+        figure = Image.new("L", (530, 256), 255)
+        figure.paste(picture(left).point([40 + v * 3 // 4 for v in range(256)]), (0, 0))
+        figure.paste(picture(right).point([v * 3 // 4 for v in range(256)]), (274, 0))
+        figure.save(articles / f"{name}.png")
+    corpus = tmp_path / "corpus"
+    before = build(articles, corpus, CorpusSection(panels=True), workers=1)
+    assert before.counts["panels"] == 4
+    audit(corpus, [against()], workers=1)
+    assert [pair.key for pair in Corpus(corpus).pairs()] == ["one_f1", "one_f1_A", "one_f1_B"]
+    body = manifest.read(corpus)
+    assert body is not None
+    assert {name: n for name, n in body["funnel"].items() if n} == {"benchmark_image": 1, "benchmark_figure": 2}
+    assert body["extra"]["compound"] == {"split": 2}
+
+
+def test_an_audited_corpus_still_shows_what_was_left_out(tmp_path: Path) -> None:
+    articles = tmp_path / "articles"
+    articles.mkdir()
+    (articles / "one.xml").write_bytes(article(["CT of the liver, kept.", "CT of nothing at all, blank."]))
+    (articles / "g0.png").write_bytes(saved(picture(0)))
+    (articles / "g1.png").write_bytes(saved(Image.new("L", (64, 64), 255)))
+    corpus = tmp_path / "corpus"
+    build(articles, corpus, workers=1)
+    before = (corpus / "report.html").read_text()
+    audit(corpus, [against()], workers=1)
+    page = (corpus / "report.html").read_text()
+    assert "Audited against" in page
+    assert "near_constant: one_f1" in before
+    assert "near_constant: one_f1" in page
