@@ -135,11 +135,11 @@ def _recount(corpus: Path, body: dict[str, Any], reasons: Mapping[str, int]) -> 
     )
     index = pq.ParquetFile(corpus / store.INDEX)
     for part in range(index.num_row_groups):
-        for row in index.read_row_group(part, use_threads=False).to_pylist():
-            pair = Pair.from_json(row)
+        rows = index.read_row_group(part, use_threads=False).to_pylist()
+        for pair in map(Pair.from_json, rows):
             tally.keep(pair)
             tally.show(pair)
-            tally.put_places({pair.key: (row["shard"], row["offset"], row["size"])})
+        tally.put_places({row["key"]: (row["shard"], row["offset"], row["size"]) for row in rows})
     for row in read_jsonl(corpus / store.WITHOUT_IMAGE):
         tally.show(Pair.from_json(row))
     return tally
