@@ -147,7 +147,8 @@ def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> l
         if one.unreadable:
             print(f"{name}: {one.unreadable:,} of its images cannot be read and are not looked for", file=sys.stderr)
     found: dict[str, list[Finding]] = {}
-    look = partial(look_through, corpus=corpus, held=held, work=work)
+    allowed = Corpus(corpus).body["settings"]["max_pixels"]  # the corpus may have larger images than is usual
+    look = partial(look_through, corpus=corpus, held=held, work=work, max_pixels=allowed)
     with Progress("auditing", len(shards), "shards") as progress:
         for shard, ones in engines.run(look, shards, "local", workers, str(corpus)):
             found[shard] = ones
@@ -155,7 +156,7 @@ def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> l
     return [one for shard in shards for one in found[shard]]
 
 
-def look_through(shard: str, corpus: Path, held: Mapping[str, HeldOut], work: Path) -> list[Finding]:
+def look_through(shard: str, corpus: Path, held: Mapping[str, HeldOut], work: Path, max_pixels: int) -> list[Finding]:
     """What one shard holds of the benchmarks; from the file of an earlier run in `work`, if there is one."""
     done = work / f"{shard}.json"
     if done.is_file():
@@ -173,7 +174,7 @@ def look_through(shard: str, corpus: Path, held: Mapping[str, HeldOut], work: Pa
 
             texts = (row["caption"], *(one["paragraph"] or one["sentence"] for one in row["mentions"]))
             for name, index in held.items():
-                if (seen := index.image(row["sha256"], read)) is not None:
+                if (seen := index.image(row["sha256"], read, max_pixels)) is not None:
                     found += [Finding(row["key"], name, what, seen.how, seen.score) for what in seen.names]
                 asked = dict.fromkeys(question for text in texts for question in index.inside(text))
                 found += [Finding(row["key"], name, question, "words", 1.0) for question in asked]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from llavamed.errors import InputError
-from llavamed.imaging.decode import Glance, glance
+from llavamed.imaging.decode import MAX_PIXELS, Glance, glance
 from llavamed.imaging.lookalike import SIDE, Gallery
 
 LEAST_WORDS = 6
@@ -87,13 +87,13 @@ class HeldOut:
         """How many images it knows."""
         return sum(map(len, self._same))
 
-    def image(self, sha256: str, read: Callable[[], bytes]) -> Sighting | None:
+    def image(self, sha256: str, read: Callable[[], bytes], max_pixels: int = MAX_PIXELS) -> Sighting | None:
         """The held-out image that the one with these bytes is a copy of. Raises InputError if it cannot be read."""
         if (at := self._by_bytes.get(sha256)) is not None:
             return Sighting(tuple(self._same[at]), "bytes")
         if not self.looks or not self._same:
             return None
-        seen = glance(read(), side=SIDE)
+        seen = glance(read(), max_pixels=max_pixels, side=SIDE)
         if (at := self._by_pixels.get(_pixels(seen))) is not None:
             return Sighting(tuple(self._same[at]), "pixels")
         found = self._gallery.find(seen.grey)

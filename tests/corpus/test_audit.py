@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 
 from llavamed import cli, manifest
 from llavamed.corpus import audit as auditing
-from llavamed.corpus import prune
+from llavamed.corpus import held_out, prune
 from llavamed.corpus import unit as units
 from llavamed.corpus.audit import Against, audit
 from llavamed.corpus.build import build
@@ -151,6 +151,23 @@ def test_images_and_questions_are_found_and_taken_out_everywhere(corpus: Path) -
     assert Corpus(corpus).fingerprint != before.fingerprint  # what was made from it is made again
     assert "bench100: a0_f1" in (corpus / "audit.html").read_text()
     assert "audit.html" in (corpus / "report.html").read_text()
+
+
+def test_images_larger_than_usual_are_audited_where_the_corpus_allows_them(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = tmp_path / "corpus"
+    build(made / "articles", corpus, CorpusSection(max_pixels=100_000), workers=1)
+    real = held_out.glance
+    asked = []
+
+    def glance(data: bytes, *more: Any, **how: Any) -> Any:
+        asked.append(how.get("max_pixels"))
+        return real(data, *more, **how)
+
+    monkeypatch.setattr(held_out, "glance", glance)
+    audit(corpus, [against()], keep=True, workers=1)
+    assert set(asked) == {None, 100_000}  # the benchmark's own, and the corpus's
 
 
 def test_a_corpus_in_the_other_format_is_audited_too(made: Path, tmp_path: Path) -> None:
