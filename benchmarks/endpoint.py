@@ -40,6 +40,8 @@ class Endpoint:
     calls: Counter[str] = field(default_factory=Counter)  # by what became of them
     asked: Counter[str] = field(default_factory=Counter)  # by their words
     good: Counter[str] = field(default_factory=Counter)  # whole answers in the right form, by their words
+    begun: int = 0
+    under_way: int = 0
     busy: int = 0
     most: int = 0  # at once
     service: float = 0.0  # seconds of a place that were necessary
@@ -88,6 +90,8 @@ class Endpoint:
         low, high = (done[int(share * (len(done) - 1))] if done else 0.0 for share in (0.05, 0.95))
         return {
             "calls": self.calls,
+            "begun": self.begun,
+            "under_way": self.under_way,
             "records": len(self.good),
             "twice": sum(number > 1 for number in self.good.values()),
             "most": self.most,
@@ -129,7 +133,17 @@ async def handle(
     """Answer one request; False if the connection is over."""
     if method == "GET":
         return await whole(writer, 200, endpoint.stats())
-    body = json.loads(data)
+    endpoint.begun += 1
+    endpoint.under_way += 1
+    try:
+        return await complete(endpoint, json.loads(data), reader, writer)
+    finally:
+        endpoint.under_way -= 1
+
+
+async def complete(
+    endpoint: Endpoint, body: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> bool:
     words = hashlib.sha256(json.dumps(body["messages"][-1]).encode()).hexdigest()
     endpoint.first = endpoint.first or time.monotonic()
     fate, seconds, rng = endpoint.draw(words)

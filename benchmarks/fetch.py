@@ -3,8 +3,8 @@
     python benchmarks/fetch.py [--articles 20000] [--kills 10] [--out DIR]
 
 The server (`faulty_bucket.py`, a process of its own) drops 2 % of the connections, answers 5 % with 503, cuts 1 %
-short and flips a bit in 1 %. The bucket is fetched once without interruption and once under kill -9, and both trees
-must be the one that the bucket says, file by file.
+short and flips a bit in 1 %. The bucket is fetched once without interruption and once under kill -9 at random shares of
+the work, and both trees must be the one that the bucket says, file by file.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -29,6 +30,10 @@ NOT_COMPARED = {"manifest.json", "report.html"}  # they say when, and how many r
 def tree(folder: Path) -> dict[str, str]:
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in NOT_COMPARED)
     return {str(p.relative_to(folder)): hashlib.md5(p.read_bytes(), usedforsecurity=False).hexdigest() for p in paths}
+
+
+def folders(out: Path) -> int:
+    return sum(name.startswith("PMC") for name in os.listdir(out)) if out.is_dir() else 0
 
 
 def command(ids: Path, out: Path, url: str) -> list[str]:
@@ -56,16 +61,18 @@ def main() -> None:
         began = time.monotonic()
         subprocess.run(command(ids, out / "straight", url), check=True, stdout=subprocess.DEVNULL)
         straight = time.monotonic() - began
-        starts = 0
-        while starts < args.kills:
+        # random shares of the work, not random seconds: the machine may be twice as fast the second time
+        whole = len(bucket.wanted())
+        for number, share in enumerate(sorted(rng.uniform(0, 0.98) for _ in range(args.kills)), 1):
             process = subprocess.Popen(command(ids, out / "killed", url), stdout=subprocess.DEVNULL)
-            time.sleep(rng.uniform(2, max(3.0, 1.6 * straight / args.kills)))
+            while process.poll() is None and folders(out / "killed") < share * whole:
+                time.sleep(0.2)
+            time.sleep(rng.uniform(0, 1))
             if process.poll() is not None:
-                raise SystemExit(f"ended after {starts} kills; give more --articles")
+                raise SystemExit(f"ended before kill {number}; give more --articles")
             process.kill()
             process.wait()
-            starts += 1
-            print(f"kill {starts}: {len(list((out / 'killed').glob('PMC*')))} folders", file=sys.stderr)
+            print(f"kill {number}: {folders(out / 'killed'):,} articles there", file=sys.stderr)
         subprocess.run(command(ids, out / "killed", url), check=True, stdout=subprocess.DEVNULL)
     finally:
         server.kill()

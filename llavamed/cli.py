@@ -127,6 +127,9 @@ def corpus_build(
         int | None, typer.Option(min=1, help="Processes (on Ray: processors); default: one a processor.")
     ] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: a cluster, or this machine.")] = "local",
+    fmt: Annotated[str, typer.Option("--format", help="webdataset (tars), or hf (Parquet with an Image feature).")] = (
+        "webdataset"
+    ),
     overrides: Set = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
@@ -134,7 +137,7 @@ def corpus_build(
     from llavamed import recipe
     from llavamed.corpus.build import build
 
-    section = recipe.load("tiny", [f"corpus.licence={licence}", *overrides]).corpus
+    section = recipe.load("tiny", [f"corpus.licence={licence}", f"corpus.format={fmt}", *overrides]).corpus
     made = build(articles, out, section, workers, engine)
     _funnel(made.counts, made.funnel, as_json)
     print(f"report: {out}/report.html", file=sys.stderr)
@@ -169,6 +172,49 @@ def corpus_show(
     from llavamed.corpus.show import show
 
     _rows(show(corpus, key, limit), as_json)
+
+
+@corpus_app.command("train-domain")
+def corpus_train_domain(
+    corpus: Path,
+    out: Annotated[Path, typer.Option(help="Folder to write the probe to.")] = Path("domain-probe"),
+    tower: Annotated[str, typer.Option(help='CLIP or SigLIP: "tiny", a folder or a hub id.')] = "tiny",
+    least_score: Annotated[float, typer.Option(min=0, max=1, help="Taught are pairs whose words are as sure.")] = 0.9,
+    as_json: Json = False,
+) -> None:
+    """Teach a linear probe on a vision tower to tell a picture's domain, from a corpus's surest pairs."""
+    from llavamed.corpus import opinion
+
+    made = opinion.train(corpus, out, tower, least_score)
+    _table(["domain", "held out", "agree with the words", "share"], opinion.tables({"extra": made.extra}), as_json)
+    print(f"probe: {out / opinion.PROBE}", file=sys.stderr)
+
+
+@corpus_app.command("domains")
+def corpus_domains(
+    corpus: Path,
+    probe: Annotated[Path | None, typer.Option(help="A folder that `corpus train-domain` made.")] = None,
+    clip: Annotated[str | None, typer.Option(help="Or a CLIP with its text half, zero-shot.")] = None,
+    out: Annotated[Path, typer.Option(help="File to write, one pair a line.")] = Path("domains.jsonl"),
+    as_json: Json = False,
+) -> None:
+    """Ask the pixels for a second opinion on every pair's domain; the corpus stays as it is."""
+    from llavamed.corpus import opinion
+    from llavamed.errors import InputError
+
+    if (probe is None) == (clip is None):
+        raise InputError("give --probe FOLDER (see `corpus train-domain`) or --clip MODEL")
+    said = opinion.write(opinion.opinions(corpus, probe, clip), out)
+    _table(["words", "pixels", "pairs"], [[*pair, count] for pair, count in said.most_common()], as_json)
+    print(f"opinions: {out}", file=sys.stderr)
+
+
+@corpus_app.command("stats")
+def corpus_stats(corpus: Path, as_json: Json = False) -> None:
+    """Print what a corpus holds: funnel, domains, licences, lengths, panels, as its report.html has them."""
+    from llavamed.corpus.show import stats
+
+    _table(["", "what", "count"], stats(corpus, readable=not as_json), as_json)
 
 
 @instruct_app.command("generate")

@@ -50,10 +50,12 @@ class CorpusSection(_Section):
 
     articles: str | None = None  # folder of articles to build from
     licence: str = "commercial"  # commercial, noncommercial, any, or families by name: "commercial,CC-BY-ND"
+    format: Literal["webdataset", "hf"] = "webdataset"  # tars, or Parquet with an Image feature
     min_side: int = Field(default=32, gt=0)  # pixels
     max_pixels: int = Field(default=40_000_000, gt=0)
     max_aspect: float = Field(default=8.0, ge=1)  # long side / short side
     min_caption_words: int = Field(default=3, ge=0)
+    panels: bool = False  # also cut compound figures into panels, each with its part of the caption
 
 
 class InstructSection(_Section):

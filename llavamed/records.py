@@ -71,6 +71,10 @@ class Pair(_Record):
     domain_score: float = 0.0  # 0-1, share of the keyword votes
     is_plot: bool = False  # a chart or a diagram, not a picture of a patient or specimen
     is_compound: bool = False  # several panels in one image
+    parent: str = ""  # of a panel: the key of the whole figure, which is a pair of its own
+    panel: str = ""  # its label there: "A", "left"
+    panel_box: str = ""  # where it lies in the whole figure: "left,top,right,bottom", pixels
+    whole_because: str = ""  # of a figure that was to be split and was not: why
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

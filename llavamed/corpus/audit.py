@@ -2,7 +2,8 @@
 
 A model that was trained on the figure a benchmark's image was taken from has seen the test. Each shard is looked
 through by itself, so that any number of processes can do it and a stopped audit goes on: the image of each pair against
-the benchmarks' images, caption and mentions against their questions (`held_out`). What is found is written to
+the benchmarks' images, caption and mentions against their questions (`held_out`). With a panel goes its whole figure.
+What is found is written to
 `audit.json` and shown in `audit.html`, picture beside picture; then the pairs are taken out of shards, index and
 attribution (`prune`), and the manifest says how many there were of each benchmark.
 
@@ -12,11 +13,10 @@ Auditing again against the same files finds that it was done; against others, or
 from __future__ import annotations
 
 import json
-import pickle
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,10 @@ def audit(
         return whole
     _write_page(corpus, new, whole, found)
     write_atomic(corpus / FOUND, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
-    prune.begin(corpus, removed, whole["benchmarks"], dict(_reasons(found)), (FOUND, PAGE))
+    beside = _same_figure(corpus, set(removed))
+    reasons = {**dict(_reasons(found)), "benchmark_figure": len(beside)}
+    reasons = {name: count for name, count in reasons.items() if count}
+    prune.begin(corpus, sorted({*removed, *beside}), whole["benchmarks"], reasons, (FOUND, PAGE))
     return whole
 
 
@@ -121,6 +124,16 @@ def _reasons(found: Sequence[Finding]) -> list[tuple[str, int]]:
     return [("benchmark_image", len(by_image)), ("benchmark_question", len({one.key for one in found} - by_image))]
 
 
+def _same_figure(corpus: Path, found: set[str]) -> set[str]:
+    """The other pairs of the figures that these keys are of: a panel that a benchmark has is in the whole as well."""
+    table = pq.read_table(corpus / INDEX, columns=["key", "parent"])
+    figure = {
+        key: parent or key for key, parent in zip(*(table[c].to_pylist() for c in ("key", "parent")), strict=True)
+    }
+    figures = {figure[key] for key in found}
+    return {key for key, whole in figure.items() if whole in figures} - found
+
+
 def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> list[Finding]:
     """All findings in the order of the shards. Those of a finished shard are kept until the audit is done."""
     index = pq.read_table(corpus / INDEX, columns=["shard"])
@@ -131,10 +144,8 @@ def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> l
     for name, one in held.items():
         if one.unreadable:
             print(f"{name}: {one.unreadable:,} of its images cannot be read and are not looked for", file=sys.stderr)
-    with (work / "held_out").open("wb") as out:
-        pickle.dump(held, out)
     found: dict[str, list[Finding]] = {}
-    look = partial(look_through, corpus=corpus, work=work)
+    look = partial(look_through, corpus=corpus, held=held, work=work)
     with Progress("auditing", len(shards), "shards") as progress:
         for shard, ones in engines.run(look, shards, "local", workers, str(corpus)):
             found[shard] = ones
@@ -142,19 +153,11 @@ def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> l
     return [one for shard in shards for one in found[shard]]
 
 
-@lru_cache(maxsize=1)
-def _held_out(file: Path, _: int) -> dict[str, HeldOut]:
-    with file.open("rb") as data:
-        found: dict[str, HeldOut] = pickle.load(data)  # written by `_look` a moment ago
-    return found
-
-
-def look_through(shard: str, corpus: Path, work: Path) -> list[Finding]:
-    """What one shard holds of the benchmarks; from the file of an earlier run, if there is one."""
+def look_through(shard: str, corpus: Path, held: Mapping[str, HeldOut], work: Path) -> list[Finding]:
+    """What one shard holds of the benchmarks; from the file of an earlier run in `work`, if there is one."""
     done = work / f"{shard}.json"
     if done.is_file():
         return [Finding(**row) for row in json.loads(done.read_text(encoding="utf-8"))]
-    held = _held_out(work / "held_out", (work / "held_out").stat().st_mtime_ns)
     columns = ["key", "offset", "size", "sha256", "caption", "mentions"]
     here = [("shard", "=", shard)]
     rows = pq.read_table(corpus / INDEX, columns=columns, filters=here, use_threads=False).to_pylist()

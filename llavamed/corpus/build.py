@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from llavamed import manifest
-from llavamed.corpus import engines, licence, sources, store, summary
+from llavamed.corpus import card, engines, licence, sources, store, summary
 from llavamed.corpus import unit as units
 from llavamed.corpus.output import Output
 from llavamed.corpus.tally import Tally
@@ -42,8 +42,8 @@ from llavamed.progress import Progress
 from llavamed.recipe import CorpusSection
 
 STAGE = "corpus"
-_SHARDS = "shard-[0-9]*.tar"
-_MADE = (store.INDEX, store.WITHOUT_IMAGE, summary.ATTRIBUTION, summary.REPORT)
+_SHARDS = "shard-[0-9]*"
+_MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT, summary.LEFT_OUT)
 
 
 def build(
@@ -197,7 +197,9 @@ def _put_together(
                 lines.write(out.read(f"{one.name}.jsonl") or b"")
         result.counts = {**counts, "shards": len(tally.files), **{f"{name}s": n for name, n in groups.items()}}
         summary.describe(result, tally)
+        card.write(place, result.settings["format"])
         summary.write_attribution(place, tally)
+        summary.write_left_out(place, tally)
         summary.write_page(place, result, tally, str(articles), lambda at: out.read(*at))
         result.seconds = time.monotonic() - began
         result.files = tally.files | {name: manifest.file_sha256(place / name) for name in _MADE}

@@ -39,7 +39,7 @@ _PARAGRAPHS = frozenset({"p", "title", "subtitle", "td", "th", "term", "attrib",
 _BLOCKS = _PARAGRAPHS | plain_text.APART  # whose text is read as one
 _CELLS = frozenset({"td", "th"})
 _FIGURE_TYPES = frozenset({"fig", "figure"})
-_OTHER_TYPES = frozenset({"bibr", "aff", "table", "table-fn", "disp-formula", "fn", "corresp"})  # never a figure's
+OTHER_TYPES = frozenset({"bibr", "aff", "table", "table-fn", "disp-formula", "fn", "corresp"})  # never a figure's
 # What a section without a title of its own is called.
 _SECTIONS = {
     "sec": "",
@@ -149,15 +149,14 @@ class _Index:
 
 
 def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articles: bool) -> Citations:
-    """The citations of `figures` (`<fig>` elements with their labels as text) among all `xrefs` of an article."""
+    """The citations of `figures` (`<fig>` elements with their labels as text) among the `xrefs` of an article that are
+    not of `OTHER_TYPES`."""
     index = _index(figures, labels, has_sub_articles)
     total = bare = written = 0
     unresolved: list[Unresolved] = []
     blocks: dict[Any, list[tuple[Any, list[int]]]] = defaultdict(list)
     for xref in xrefs:
-        if (kind := xref.get("ref-type", "")) in _OTHER_TYPES:
-            continue
-        rid, says_figure = xref.get("rid", ""), kind.lower() in _FIGURE_TYPES
+        rid, says_figure = xref.get("rid", ""), xref.get("ref-type", "").lower() in _FIGURE_TYPES
         if not says_figure and rid not in index.anywhere and " " not in rid:
             continue
         scope = _scope(xref) if has_sub_articles else None

@@ -1,13 +1,16 @@
 """What kind of picture a figure is, from its words: LLaVA-Med's five domains, or other.
 
 The paper chose its pairs by words of the caption (Li et al. 2023, section 3). Each domain here is a
-table of words with a weight; the caption votes fully, the sentences that cite the figure half, the
-title of the article a quarter, since an article on MRI also shows its histology. The score is the
-winner's share of all votes, so 1.0 is "nothing spoke for another domain". Words of weight 1 ("specimen",
-"stained") only support: a map of where specimens were found is no gross photograph.
+table of words with a weight; the caption votes fully, all the sentences that cite the figure together
+half, the title of the article a quarter, since an article on MRI also shows its histology. The score is
+the winner's share of all votes, so 1.0 is "nothing spoke for another domain". Words of weight 1
+("specimen", "stained") only support: a map of where specimens were found is no gross photograph.
 
 Charts and drawings speak of images too ("ROC curve of the CT score"); they are flagged apart by their
-own table, and so are figures of several panels.
+own table, and what the text says of them is no picture.
+
+How often this is right stands in `docs/experiments.md` (`benchmarks/domain.py`); a caption that names no
+modality ("Dissected view of the mass") is beyond any table of words.
 """
 
 from __future__ import annotations
@@ -18,48 +21,100 @@ from dataclasses import dataclass
 
 from llavamed.records import Mention
 
+_SAW = r"(?:photo\w*|views?|images?|pictures?|findings?|aspects?|appearances?|visuali[sz]ations?)"
+_ORGAN = (
+    r"(?:specimens?|tumou?rs?|mass|lesions?|cyst|organs?|kidney|liver|spleen|heart|lungs?|brain|eyes?|uterus|ovary|bowel|"
+    r"colon|stomach|gallbladder|appendix|thyroid|femur|bone|graft|stones?|bezoar)"
+)
 # Regular expressions that must match whole words, in any case unless marked (?-i:...); (pattern, weight).
 _WORDS: dict[str, tuple[tuple[str, float], ...]] = {
     "chest_xray": (
         (r"(?:chest|thoracic|thorax|lung) (?:x[- ]?rays?|radiographs?|radiography|roentgenograms?|films?)", 3),
-        (r"(?:x[- ]?rays?|radiographs?) of the (?:chest|thorax|lungs?)|(?-i:CXRs?)", 3),
+        (r"(?:x[- ]?rays?|radiographs?|radiography|films?) (?:of the |of )?(?:chest|thorax|lungs?)|(?-i:CXRs?)", 3),
+        (r"radiographies? (?:thoraciques?|pulmonaires?|d[eu] (?:poumons?|thorax))", 3),
+        (r"tele(?:cardio|radio)gra(?:ms?|phy)", 3),
         (r"(?:posteroanterior|anteroposterior|(?-i:PA|AP)|portable|frontal|lateral) (?:chest|thorax)", 2),
+        (r"(?:lateral|frontal|dorsoventral|ventrodorsal) thoracic (?:views?|projections?)", 2),
         (r"cardiothoracic ratio|costophrenic|cardiac silhouette", 1),
     ),
     "mri": (
-        (r"(?-i:f?MRIs?|MRA|MRCP)|magnetic resonance(?: imag\w*)?", 3),
-        (r"(?-i:MR) (?:imag\w*|scans?|diffusion|angiogra\w*|cholangiopancreatogra\w*)", 3),
-        (r"T[12]\*?[- ]?weighted|(?-i:T[12]WI?|FLAIR|STIR|DWI|SWI|DTI)", 2),
-        (r"(?:diffusion|susceptibility)[- ]weighted|ADC maps?|gadolinium\w*|tractography", 2),
-        (r"spin[- ]echo|gradient[- ]echo|inversion[- ]recovery", 1),
+        # no picture of what stands in the scanner
+        (r"(?-i:f?MRIs?|MRA|MRCP|CMR|MRV|IRM)(?![- ](?:compatible|safe|suite|room|scanners?|machines?|table|bed))", 3),
+        (r"(?:nuclear )?magnetic resonance(?! (?:spectr\w+|scanners?))(?: imag\w*)?", 3),
+        (r"(?-i:MR) (?:imag\w*|scans?|diffusion|angiogra\w*|cholangiopancreatogra\w*|lymphogra\w*|sequences?)", 3),
+        (r"T[12]\*?[- ]?(?:weighted|sagittal|axial|coronal|images?|sequences?|signal)", 2),
+        (r"(?:sagittal|axial|coronal) T[12]", 2),
+        (r"(?-i:T[12]WI?|FLAIR|STIR|DWI|SWI|DTI|SSFP|FSPGR|MPRAGE|TrueFISP|BOLD)|flai?re? images?", 2),
+        (r"proton[- ]density", 2),
+        (r"(?:diffusion|susceptibility|proton)[- ]weighted|ADC maps?|gadolinium\w*|tractography", 2),
+        (r"(?:diffusion )?tensor imaging", 2),
+        (r"spin[- ]echo|gradient[- ]echo|(?:multiple|multi)[- ]echo|inversion[- ]recovery", 2),
+        (r"fluid[- ]sensitive sequences?", 2),
+        # activation maps; a caption seldom says that their background is an MRI
+        (r"MNI|talairach|voxel[- ](?:based|wise|level)|peak voxels?|statistical parametric maps?", 2),
+        (r"(?:hyper|hypo|iso)[- ]?intens\w+", 2),
+        (r"fractional anisotropy|functional connectivity|brain activations?", 1),
     ),
     "ct_scan": (
-        (r"(?-i:CTs?|CECT|NCCT|HRCT|MDCT|CBCT|CTA|CTPA)|micro[- ]?CT|CAT scans?", 3),
-        (r"comput(?:ed|eri[sz]ed) (?:axial )?tomogra\w*", 3),
-        (r"hounsfield|(?-i:HU)|lung window|bone window", 1),
+        # "CT" stands for other things in a list of abbreviations
+        (r"(?-i:CTs?|CECT|NCCT|HRCT|MDCT|MSCT|CBCT|CTA|CTPA)(?!,? ?[:=,(] ?(?:connective|cycle|control|cortex))", 3),
+        (r"(?:micro|angio)[- ]?CT|[μµ]-?CT|CAT scans?|(?-i:TDM)", 3),
+        (r"scanner (?:thoracique|abdomin\w*|c[eé]r[eé]br\w*|show\w*)", 3),
+        (r"comput(?:ed|er|eri[sz]ed) (?:axial )?tomogra\w*|comput(?:ed|eri[sz]ed) angiogra\w*|tomodensitom\w*", 3),
+        (r"hounsfield|(?-i:HU)|lung windows?|bone windows?|(?:hyper|hypo)[- ]?(?:attenuat|dens)\w+", 2),
+        (r"(?:axial|coronal|sagittal|multiplanar) (?:reformat\w*|reformations?|reconstructions?)", 2),
+        (r"(?-i:MPR) (?:axial|coronal|sagittal|recon\w*|images?)", 2),
     ),
     "histology": (
+        (rf"microscopic(?:al)? (?:{_SAW}|sections?|examinations?|features?)|histochem\w*", 3),
         (r"histolog\w*|histopatholog\w*|photomicrographs?|microphotographs?", 3),
-        (r"h ?(?:&|and|\+|/) ?e|ha?ematoxylin(?:(?: and | ?& ?|[- ])eosin)?|eosin", 3),
-        (r"immunohistochem\w*|immunostain\w*|(?-i:IHC)|masson\w*|periodic acid[- ]schiff", 2),
-        (r"papanicolaou|giemsa|ki[- ]?67|light microscop\w*|micrographs?", 2),
-        (r"stain(?:ed|ing)?|biops(?:y|ies)|microscop\w*|cytolog\w*|tissue sections?|original magnification", 1),
+        (r"h ?(?:&|and|\+|/) ?e|ha?ematoxylin(?:(?:-?,? and | ?& ?|[- ])eosin)?|eosin", 3),
+        (r"papanicolaou|giemsa|masson\w*|(?:goldner\w*|masson\w*)? ?trichrome|periodic acid[- ]schiff", 3),
+        (r"van gieson", 3),
+        (r"toluidine blue|cresyl violet|nissl|congo red|alcian blue|safranin[- ]?o|picrosirius|von kossa", 3),
+        (r"silver stain\w*", 3),
+        (r"(?:stained|tissue|histological|paraffin) (?:\w+ )?sections?", 2),
+        (r"sections? (?:\w+ )?(?:was |were )?stained|stain\w* in a \w* ?section", 2),
+        (r"immunohistochem\w*|(?-i:IHC)", 2.5),
+        (r"ki[- ]?67|smears?|cytolog\w*", 2),
+        (r"micrographs?|magnification,? ?[×x]? ?\d{2,3}|\((?:[^()\d]{0,40}[,; ])?[×x] ?\d{2,3}\)", 1.5),
+        (r"stain(?:ed|ing)?|biops(?:y|ies)|microscop\w*|immuno(?:stain\w*|reactiv\w*)|original magnification", 1),
     ),
     "gross": (
         (r"gross (?:pathology|specimens?|appearance|examination|photographs?|findings?|anatomy|morphology)", 3),
         (r"gross (?:view|image|section)", 3),
-        (r"macroscop\w*|macrophotographs?|(?:resected|surgical|resection) specimens?|cut surfaces?|excised", 2),
-        (r"(?:intra[- ]?operative|clinical|post[- ]?mortem|autopsy) (?:photographs?|views?|findings?|pictures?)", 2),
-        (r"specimens?|autopsy|necropsy", 1),
+        (rf"macroscopic(?:al)? {_SAW}|macrophotographs?|macroscopy", 3),
+        (r"(?:resected|surgical|resection|excised|operative|postoperative|bisected) specimens?", 3),
+        (r"(?:autopsy|necropsy|cadaver\w*) specimens?", 3),
+        (rf"(?:removed|enucleated|explanted|excised|resected|dissected) (?:\w+ )?{_ORGAN}", 2),
+        (rf"(?:harvested|bi-?valved|opened) (?:\w+ )?{_ORGAN}", 2),
+        (rf"(?:intra|per)[- ]?operative(?:ly)? (?:\w+ )?{_SAW}", 2),
+        (r"(?:operative|surgical) (?:views?|photo\w*|exposures?|findings?)", 2),
+        (r"(?:post[- ]?mortem|autopsy|necropsy|cadaver\w*|dissect\w*) (?:photo\w*|views?|findings?|pictures?)", 2),
+        (r"macroscop\w*|cut (?:surfaces?|sections?)|\A(?:\w+ )?specimens?(?=[.,:]| show)|cadaver\w*", 2),
+        (r"(?:has|have) been removed", 2),
+        (rf"exposure of the (?:(?:left|right) )?(?:\w+ head|elbow|hip|knee|spine|{_ORGAN})", 2),
+        (r"(?:gr[ae]y|white|tan|yellow)\w*[- ,]+(?:[\w-]+,? ){0,4}(?:mass|tumou?r|nodule)", 2),
+        (r"(?:firm|rubbery|fleshy) mass", 2),
+        (rf"photographs? (?:of|show\w*) (?:\w+ ){{0,3}}{_ORGAN}", 1.5),
+        (r"(?:dry|dried|anatomical) (?:bones?|skulls?|specimens?)", 1.5),
+        (r"intra-?operatively|post-?mortem|surgical approach|formalin[- ]fixed", 1.5),
+        (r"specimens?|autopsy|necropsy|excised|resected", 1),
     ),
     # Other modalities vote too: an ultrasound image that is compared with CT is not a CT image.
     "other": (
         (r"ultraso\w*|sonogra\w*|doppler|echocardiogra\w*|mammogra\w*|scintigra\w*|fluoroscop\w*", 3),
-        (r"(?:endo|colono|broncho|laparo|dermo|cysto|gastro|arthro)scop\w*", 3),
-        (r"fundus|optical coherence tomography|(?-i:OCT|PET|SPECT)", 3),
-        (r"electron micro\w*|(?-i:SEM|TEM)|western blots?|gels?|immunofluorescence|confocal|fluorescence", 3),
+        (r"hypoechoic|echogenic", 3),
+        (r"(?!\w*(?:micro|macro)scop)\w+scop(?:y|ies|ic|ically)", 3),  # endoscopy and its like
+        (r"fundus (?:photo\w*|images?|camera|auto\w*|exam\w*|fluor\w*)|ocular fundus", 3),
+        (r"optical coherence tomography|(?-i:OCT|PET|SPECT)|slit[- ]lamp|photograph of (?:the|a) patient", 3),
+        (r"electron micro\w*|(?-i:TEM|(?:FE-)?SEM (?:image|micro\w+|of)|(?:micrographs?|images?) (?:by|in) SEM)", 3),
+        (r"western blots?|gels?|immunofluorescen\w*|immunocytochem\w*|confocal|fluorescen\w*", 3),
+        (r"(?-i:e?GFP|DAPI|FISH|Hoechst)", 3),
         (r"(?:knee|hip|pelvic|abdominal|dental|hand|wrist|spine|panoramic) (?:x[- ]?rays?|radiographs?)", 3),
-        (r"angiogra(?:m|ms|phy|phic)", 1),
+        (r"(?:clinical|intra-?oral) (?:photo\w*|views?|findings?|pictures?|appearances?|aspects?)", 3),
+        (r"laser micrographs?|intravital|(?-i:AP|PA) views?|lateral views?|cultur(?:e|ed|es)|agar", 2),
+        (r"angiogra(?:m|ms|phy|phic)|clinical", 1),
     ),
 }
 
@@ -70,12 +125,20 @@ _PLOTS = (
     r"scatter ?(?:plots?|grams?|diagrams?)|bland[- ]altman|graphs?|plots?|charts?",
     r"kaplan[- ]meier|(?:survival|calibration|(?-i:ROC)) curves?|receiver operating characteristics?",
     r"schematic(?:s|ally)?|diagrams?|flow of (?:participants|patients)|(?-i:PRISMA|CONSORT)|workflow",
-    r"phylogenetic tree|pedigree|sequence alignments?|chromatograms?|error bars?|regression lines?",
+    r"phylogenetic trees?|(?:consensus|inference|parsimony|neighbor-joining)\)? trees?|pedigree|sequence alignments?",
+    r"chromatograms?|error bars?|regression lines?|odds ratios?|chemical structures?",
+    r"maps? (?:of|illustrat\w+|prepared)",
 )
 # A drawing if the caption names no kind of image beside it.
 _MAYBE_PLOTS = (
-    r"curves?|scheme|algorithm|framework|architecture|time ?line|study design|spectr(?:um|a)|model",
-    r"mean ?(?:±|\+/-)|correlations?|distributions?|[xy][- ]axis|axes|comparisons?|relationship|prevalence",
+    r"curves?|scheme|algorithm|framework|architecture|time ?line|spectr(?:um|a)|model",
+    r"study (?:design|selection|areas?)",
+    r"mean ?(?:±|\+/-)|correlations?|distributions?|[xy][- ]axis|axes|comparisons?|relationship|prevalence|plotted",
+    r"p ?[<=] ?0?[.]\d+|(?:95 ?% )?(?-i:CIs?)|confidence (?:intervals?|bounds?)|median|average|probabilit(?:y|ies)",
+    r"(?-i:SEM|SD|SNPs?)|transcripts?|kinetics?|meta-analys[ie]s|associations?|risk|time to|networks?",
+    r"simulat\w+|trees?",
+    r"relative abundance|clustering|scaling analysis|multidimensional scaling|principal components?",
+    r"profiles? of|percent(?:age)?s?",
 )
 
 
@@ -83,21 +146,16 @@ def _whole_words(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
 
 
+_HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))  # "X‐ray" as many publishers set it
 _DOMAIN_PATTERNS = {
     name: tuple((_whole_words(pattern), float(weight)) for pattern, weight in words) for name, words in _WORDS.items()
 }
 _PLOT_PATTERN = _whole_words("|".join(_PLOTS))
 _MAYBE_PLOT_PATTERN = _whole_words("|".join(_MAYBE_PLOTS))
-# "(A)", "(a, b)", "(A-C)"; "A:" or "A," or "A." where a sentence may begin; named sides.
-_PANEL_IN_BRACKETS = re.compile(r"[(\[]\s*([A-Ha-h])(?:\s*(?:[,&–-]|and)\s*[A-Ha-h])*\s*[)\]]")
-_PANEL_AT_START = re.compile(r"(?:^|(?<=[.;:,] ))([A-H])(?:\s*(?:[,&–-]|and)\s*[A-H])*\s?[:.,)] ")
-_PANEL_WORDS = re.compile(
-    r"\b(?:left|right|upper|lower|top|bottom|middle|first|second) (?:panels?|columns?|rows?)\b|\bpanels? [A-H]\b|"
-    r"\b(?:left|top)\)?[,:;].{0,200}\b(?:right|bottom)\b",
-    re.IGNORECASE,
-)
 
 _SUPPORTING = 1.0  # the weight of words that name no domain on their own
+_CHART = 3.5
+_LEAST_VOTES = 0.75  # what half of the sentences that cite a figure give, or the title alone: words in passing
 _CAPTION_WEIGHT, _MENTION_WEIGHT, _TITLE_WEIGHT = 1.0, 0.5, 0.25
 
 
@@ -112,8 +170,14 @@ class Verdict:
 
 def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") -> Verdict:
     """The domain that a figure's words speak for, one of `records.DOMAINS`."""
+    sentences = list(dict.fromkeys(mention.sentence for mention in mentions))
+    caption = caption.translate(_HYPHENS)
     texts = [(caption, _CAPTION_WEIGHT), (title, _TITLE_WEIGHT)]
-    texts += [(sentence, _MENTION_WEIGHT) for sentence in dict.fromkeys(m.sentence for m in mentions)]
+    # all that cite it together: a figure of a skull cited ten times, once beside "CT", need not be a CT
+    is_plot = _is_plot(caption)
+    if is_plot:
+        sentences, texts = [], texts[:1]  # what the text says of a chart's data is no picture of it
+    texts += [(sentence.translate(_HYPHENS), _MENTION_WEIGHT / len(sentences)) for sentence in sentences]
     votes = dict.fromkeys(_DOMAIN_PATTERNS, 0.0)
     named = {"other"}
     for text, weight in texts:
@@ -123,12 +187,15 @@ def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") ->
             votes[name] += weight * strongest
             if strongest > _SUPPORTING:
                 named.add(name)
+    if _PLOT_PATTERN.search(re.split(r"(?<=[.:]) ", caption, maxsplit=1)[0]):
+        votes["other"] += _CHART  # the first sentence says what a figure is: a chart of MRI volumes is no MRI
     total = sum(votes.values())
     best = max((name for name in votes if name in named), key=lambda name: votes[name])
+    best = best if votes[best] > _LEAST_VOTES else "other"
     return Verdict(
         domain=best,
         score=round(votes[best] / total, 4) if total else 0.0,
-        is_plot=_is_plot(caption),
+        is_plot=is_plot,
     )
 
 
@@ -137,14 +204,3 @@ def _is_plot(caption: str) -> bool:
         return True
     names_image = any(w >= 2 and p.search(caption) for words in _DOMAIN_PATTERNS.values() for p, w in words)
     return not names_image and _MAYBE_PLOT_PATTERN.search(caption) is not None
-
-
-def is_compound(caption: str) -> bool:
-    """True if the caption names at least two panels, or a side of the figure."""
-    if _PANEL_WORDS.search(caption):
-        return True
-    letters = {m[0].upper() for m in _PANEL_IN_BRACKETS.finditer(caption)} | {
-        m[1] for m in _PANEL_AT_START.finditer(caption)
-    }
-    several = any(re.search(r"[A-H].*[A-H]", text) for text in letters)
-    return several or len({re.sub(r"[^A-H]", "", text) for text in letters}) >= 2

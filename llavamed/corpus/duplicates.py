@@ -27,6 +27,7 @@ LEAST_WORDS = 8  # shorter captions ("Flow chart of the study.") are the same wi
 MINIMA = 64
 _ROWS = 4  # minima a band
 _RUN = 3  # words
+_AT_ONCE = 1 << 16  # pairs of captions that are compared together
 _PRIME = (1 << 61) - 1
 _WORD = re.compile(r"\w+")
 
@@ -88,10 +89,11 @@ def caption_groups(minima: np.ndarray, long: np.ndarray) -> np.ndarray:
     at = np.flatnonzero(long)
     table = minima[at]
     for start in range(0, MINIMA, _ROWS):
-        band = np.ascontiguousarray(table[:, start : start + _ROWS]).view([("", np.uint32)] * _ROWS).ravel()
-        for a, b in _side_by_side(band):
-            one, two = int(at[a]), int(at[b])
-            if groups.find(one) != groups.find(two) and (table[a] == table[b]).mean() >= NEAR_CAPTIONS:
+        band = (table[:, start : start + _ROWS].astype(np.uint64) * _FACTORS[:_ROWS]).sum(axis=1)  # equal bands: equal
+        pairs = _side_by_side(band)
+        for part in np.array_split(pairs, len(pairs) // _AT_ONCE + 1):
+            near = (table[part[:, 0]] == table[part[:, 1]]).mean(axis=1) >= NEAR_CAPTIONS
+            for one, two in at[part[near]].tolist():
                 groups.join(one, two)
     return groups.names()
 
@@ -121,14 +123,10 @@ def _near(hashes: np.ndarray) -> Iterator[tuple[int, int]]:
             alive = alive[key[alive] == key[alive + distance_apart]]
 
 
-def _side_by_side(keys: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Each position with the first that has the same key, and with the one before it."""
+def _side_by_side(keys: np.ndarray) -> np.ndarray:
+    """(n, 2): each position with the first that has the same key, and with the one before it."""
     order = np.argsort(keys, kind="stable")
-    first = 0
-    for i in range(1, len(order)):
-        if keys[order[i]] != keys[order[first]]:
-            first = i
-        else:
-            yield int(order[first]), int(order[i])
-            if i - 1 != first:
-                yield int(order[i - 1]), int(order[i])
+    again = np.concatenate([[False], keys[order][1:] == keys[order][:-1]])
+    first = np.maximum.accumulate(np.where(again, 0, np.arange(len(keys))))
+    at = np.flatnonzero(again)
+    return np.concatenate([order[np.stack([first[at], at], axis=1)], order[np.stack([at - 1, at], axis=1)]])

@@ -1,8 +1,8 @@
 """Who does the work: this process, a pool of processes, or a Ray cluster. What comes out is the same.
 
 Pieces of work (units of articles, shards to audit) are handed out as workers become free and come back in any order;
-what depends on their order is done by the caller, after them. Nothing is sent but a piece's description one way and
-what was counted the other.
+what depends on their order is done by the caller, after them. A worker is told once what to do; after that nothing is
+sent but a piece's description one way and what was counted the other.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def _in_pool(
 ) -> Iterator[tuple[Piece, Result]]:
     # spawned, not forked: a fork copies the locks of whatever threads the caller has
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        futures = {pool.submit(work, piece): piece for piece in pieces}
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(work,)) as pool:
+        futures = {pool.submit(_do, piece): piece for piece in pieces}
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
@@ -61,6 +61,19 @@ def _in_pool(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+_work: Callable[[Any], Any]  # of a worker
+
+
+def _begin(work: Callable[[Any], Any]) -> None:
+    global _work
+    _work = work
+    _end_with_parent()
+
+
+def _do(piece: Any) -> Any:
+    return _work(piece)
 
 
 def _end_with_parent() -> None:

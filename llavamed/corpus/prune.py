@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llavamed import manifest
-from llavamed.corpus import store, summary
+from llavamed.corpus import shards, store, summary
 from llavamed.corpus.output import Output
 from llavamed.corpus.tally import Tally
 from llavamed.manifest import Manifest
@@ -67,37 +66,29 @@ def _finish(corpus: Path, plan: dict[str, Any]) -> None:
     out.clear_workspaces()
     removed = set(plan["removed"])
     with out.workspace() as place:
+        moved: shards.Places = {}
         for name in plan["shards"]:
-            _without(corpus / name, removed, place)
-        groups = _index(corpus, removed, plan["shards"], place / store.INDEX)
+            moved |= _without(corpus / name, removed, place)
+        groups = _index(corpus, removed, moved, place / store.INDEX)
         os.replace(place / store.INDEX, corpus / store.INDEX)
     tally = _recount(corpus, plan["manifest"], plan["reasons"])
     _write(corpus, plan, tally, groups)
 
 
-def _without(shard: Path, removed: set[str], place: Path) -> None:
-    """The shard without the members of these keys; no shard at all where none is left."""
+def _without(shard: Path, removed: set[str], place: Path) -> shards.Places:
+    """Take these keys out of the shard; no shard at all where none is left. Returns where its images are now."""
     if not shard.is_file():
-        return
-    kept = 0
-    with tarfile.open(shard) as old, tarfile.open(place / shard.name, "w", format=tarfile.USTAR_FORMAT) as new:
-        for member in old:
-            if member.name.partition(".")[0] not in removed:
-                new.addfile(member, old.extractfile(member))
-                kept += 1
-    if kept:
+        return {}
+    places = shards.copy_without(shard, removed, place / shard.name)
+    if places:
         os.replace(place / shard.name, shard)
     else:
         shard.unlink()
+    return places
 
 
-def _index(corpus: Path, removed: set[str], shards: Sequence[str], out: Path) -> dict[str, int]:
+def _index(corpus: Path, removed: set[str], moved: shards.Places, out: Path) -> dict[str, int]:
     """Write the index without the rows of these keys; returns how many groups are left."""
-    moved = {}
-    for name in shards:
-        if (corpus / name).is_file():
-            with tarfile.open(corpus / name) as tar:
-                moved.update({member.name: member.offset_data for member in tar})
     old = pq.ParquetFile(corpus / store.INDEX)
     gone = pa.array(sorted(removed), pa.string())
     names = {column: _regrouped(old, column, gone) for column in store.GROUPS}
@@ -107,8 +98,8 @@ def _index(corpus: Path, removed: set[str], shards: Sequence[str], out: Path) ->
             table = table.filter(pc.invert(pc.is_in(table["key"], gone)))
             if not len(table):
                 continue
-            offsets = zip(table["file"].to_pylist(), table["offset"].to_pylist(), strict=True)
-            columns = {"offset": [moved.get(file, offset) for file, offset in offsets]}
+            places = zip(table["key"].to_pylist(), table["offset"].to_pylist(), table["size"].to_pylist(), strict=True)
+            columns = {"offset": [moved.get(key, (offset, size))[0] for key, offset, size in places]}
             for column, renamed in names.items():
                 columns[column] = [renamed.get(group, "") for group in table[column].to_pylist()]
             for column, values in columns.items():
@@ -139,15 +130,18 @@ def _recount(corpus: Path, body: dict[str, Any], reasons: Mapping[str, int]) -> 
         articles_funnel=Counter(about),
         left_out=body["extra"]["articles_left_out"],
         unresolved=body["extra"]["citations_unresolved"],
+        whole=Counter(body["extra"]["compound"]),
+        rejected=list(read_jsonl(corpus / summary.LEFT_OUT)),
     )
     index = pq.ParquetFile(corpus / store.INDEX)
     for part in range(index.num_row_groups):
         for row in index.read_row_group(part, use_threads=False).to_pylist():
             pair = Pair.from_json(row)
             tally.keep(pair)
-            tally.show(pair, (row["shard"], row["offset"], row["size"]))
+            tally.show(pair)
+            tally.put_places({pair.key: (row["shard"], row["offset"], row["size"])})
     for row in read_jsonl(corpus / store.WITHOUT_IMAGE):
-        tally.show(Pair.from_json(row), None)
+        tally.show(Pair.from_json(row))
     return tally
 
 
@@ -155,8 +149,8 @@ def _write(corpus: Path, plan: dict[str, Any], tally: Tally, groups: Mapping[str
     body = plan["manifest"]
     about = {f"audit against {one['benchmark']}": one["fingerprint"] for one in plan["audits"]}
     result = Manifest(body["stage"], body["settings"], body["inputs"] | about, seconds=body["seconds"])
-    shards = sorted(path.name for path in corpus.glob("shard-[0-9]*.tar"))
-    result.counts = body["counts"] | {"pairs": tally.counts["pairs"], "shards": len(shards)}
+    left = sorted(path.name for path in corpus.glob("shard-[0-9]*"))
+    result.counts = body["counts"] | {"pairs": tally.counts["pairs"], "shards": len(left)}
     result.counts |= {f"{column}s": n for column, n in groups.items()}
     summary.describe(result, tally)
     result.extra["built"] = body["extra"].get("built", body["fingerprint"])
@@ -164,7 +158,7 @@ def _write(corpus: Path, plan: dict[str, Any], tally: Tally, groups: Mapping[str
     summary.write_attribution(corpus, tally)
     summary.write_page(corpus, result, tally, next(iter(body["inputs"])), lambda at: Output(str(corpus)).read(*at))
     changed = {*plan["shards"], *plan["made"], store.INDEX, summary.ATTRIBUTION, summary.REPORT}
-    names = {*body["files"], *plan["made"]} - {name for name in plan["shards"] if name not in shards}
+    names = {*body["files"], *plan["made"]} - {name for name in plan["shards"] if name not in left}
     result.files = {
         name: manifest.file_sha256(corpus / name) if name in changed else body["files"][name] for name in sorted(names)
     }

@@ -1,4 +1,4 @@
-"""Look into a corpus: its pairs as rows to print, for `llavamed corpus show`."""
+"""Look into a corpus: its pairs, or all that was counted, as rows to print for `corpus show` and `corpus stats`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llavamed.corpus.store import WITHOUT_IMAGE, Corpus
+from llavamed import manifest
+from llavamed.corpus.store import HINT, WITHOUT_IMAGE, Corpus
 from llavamed.errors import InputError
 from llavamed.records import Pair, read_jsonl
 
@@ -30,6 +31,23 @@ def show(corpus: Path, key: str | None = None, limit: int = 10) -> list[dict[str
     raise InputError(f"{corpus}: no pair with the key {key!r}; {hint}")
 
 
+def stats(corpus: Path, readable: bool = False) -> list[tuple[str, str, int | str]]:
+    """(table, row, count) of everything that is counted in a corpus's manifest; counts with commas if `readable`."""
+    body = manifest.require(corpus, "corpus", HINT)
+    extra = body["extra"]
+    tables = {
+        "read and kept": body["counts"],
+        "left out": body["funnel"],
+        "compound figures": extra["compound"],
+        "domains": extra["domains"],
+        "licences": extra["licences"],
+        "words of the caption": extra["caption_words"],
+        "words of the mentions": extra["mention_words"],
+    }
+    rows = ((table, what, count) for table, counted in tables.items() for what, count in counted.items())
+    return [(table, what, f"{count:,}" if readable else count) for table, what, count in rows]
+
+
 def _all(corpus: Path) -> Iterator[Pair]:
     yield from Corpus(corpus).pairs()
     if (corpus / WITHOUT_IMAGE).is_file():
@@ -41,6 +59,8 @@ def _row(pair: Pair) -> dict[str, Any]:
     flags = ["plot or diagram"] * pair.is_plot + ["compound"] * pair.is_compound
     return {
         "key": pair.key,
+        **({"panel": f"{pair.panel} of {pair.parent}, at {pair.panel_box}"} if pair.parent else {}),
+        **({"whole": f"not split into panels: {pair.whole_because}"} if pair.whole_because else {}),
         "image": f"{pair.file}, {pair.width} x {pair.height} pixels" if pair.file else "missing",
         "label": pair.label,
         "caption": pair.caption,

@@ -26,7 +26,7 @@ import os
 import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -147,7 +147,7 @@ def scan(path: Path) -> Listing:
         raise InputError(f"{path}: neither a folder nor one of {', '.join(archives.SUFFIXES)}; {expected}")
     problems: list[Problem] = []
     if path.is_file():
-        return Listing([Package(path, _shown(path.name))], problems, _fingerprint(path, [path]))
+        return Listing([Package(path, _shown(path.name))], problems, _fingerprint(path, lambda: [path]))
     folder = _Folder(path)
     names = folder.list(problems)
     found = sorted(_articles(folder, names, "", problems), key=lambda source: source.where)
@@ -156,7 +156,7 @@ def scan(path: Path) -> Listing:
     entries.sort(key=lambda entry: entry.where)
     if not entries and not problems:
         raise InputError(f"{path}: no article in it; {expected}")
-    return Listing(entries, problems, _fingerprint(path, [path / name for name in names]))
+    return Listing(entries, problems, _fingerprint(path, lambda: (path / name for name in names)))
 
 
 def _articles(container: _Container, names: list[str], prefix: str, problems: list[Problem]) -> Iterator[Source]:
@@ -320,11 +320,12 @@ def _hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _fingerprint(root: Path, files: Iterable[Path]) -> str:
-    stats = [(file, file.stat()) for file in files]
-    by_content = sum(stat.st_size for _, stat in stats) <= _CONTENT_HASHED_BYTES
+def _fingerprint(root: Path, files: Callable[[], Iterable[Path]]) -> str:
+    """Twice through `files`, which are not kept: there may be millions."""
+    by_content = sum(file.stat().st_size for file in files()) <= _CONTENT_HASHED_BYTES
     total = hashlib.sha256()
-    for file, stat in stats:
+    for file in files():
+        stat = file.stat()
         name = file.relative_to(root).as_posix() if file != root else file.name
         total.update(os.fsencode(f"{name}\0{stat.st_size}\0"))
         if by_content and os.access(file, os.R_OK):

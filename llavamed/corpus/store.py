@@ -1,27 +1,21 @@
-"""A corpus on disk: WebDataset shards and one Parquet index that knows where each image lies in them.
+"""A corpus on disk: shards, and one Parquet index that knows where each image lies in them.
 
-    shard-000000.tar     <key>.jpg, <key>.txt (the caption), <key>.json (the Pair), next key, ...
-    index.parquet        key, shard, offset, size, and every field of the Pair as a column
+    shard-000000.tar, or .parquet    the pairs with their images, in a format that others read (`shards`)
+    index.parquet                    key, shard, offset, size, and every field of the Pair as a column
 
-The tar files stream through any WebDataset reader; the index gives random access by one `seek`, and
-can be asked questions by DuckDB, polars or pandas without opening a shard.
-
-The hard thing is that equal input must be equal bytes, so that a corpus can be compared and cached by
-hash: every member has time 0, owner 0, mode 0644, and members are written in the order they come.
-A picture keeps the bytes it was published with if browsers can show them; TIFF and BMP become PNG.
+The shards are for reading in a row; the index gives random access by one `seek`, and can be asked questions by DuckDB,
+polars or pandas without opening a shard. A picture keeps the bytes it was published with if browsers can show them;
+TIFF and BMP become PNG.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
-import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -30,30 +24,24 @@ from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus import duplicates
+from llavamed.corpus.shards import FIELDS, FORMATS, SUFFIXES, Shard
 from llavamed.errors import InputError
 from llavamed.records import Pair
 
 INDEX = "index.parquet"
 WITHOUT_IMAGE = "without_image.jsonl"  # the pairs whose image was missing
 PAIRS_PER_SHARD = 1000
-_HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
+HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
 _KEY_LENGTH = 80  # a tar header holds names of 100 bytes
 
 # First bytes of the formats that are kept as they are.
 _KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
 
-_TYPES = {"str": pa.string(), "int": pa.int32(), "float": pa.float64(), "bool": pa.bool_()}
-_MENTION = pa.struct([(name, pa.string()) for name in ("sentence", "paragraph", "section", "panels")])
 _PLACE = [("key", pa.string()), ("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
-_FIELDS = [
-    (f.name, pa.list_(_MENTION) if f.name == "mentions" else _TYPES[str(f.type)])
-    for f in fields(Pair)
-    if f.name != "key"
-]
 GROUPS = ("image_group", "caption_group")  # "" for a pair that is alone
-_SCHEMA = pa.schema([*_PLACE, *_FIELDS, *((name, pa.string()) for name in GROUPS)])
+_SCHEMA = pa.schema([*_PLACE, *FIELDS, *((name, pa.string()) for name in GROUPS)])
 MINHASH = "minhash"
-_UNIT_SCHEMA = pa.schema([*_PLACE, *_FIELDS, (MINHASH, pa.list_(pa.uint32()))])
+_UNIT_SCHEMA = pa.schema([*_PLACE, *FIELDS, (MINHASH, pa.list_(pa.uint32()))])
 
 
 def make_key(article: str, figure: str, taken: set[str]) -> str:
@@ -84,6 +72,14 @@ def as_stored(data: bytes, image: Image.Image | None) -> tuple[str, bytes]:
     return "png", out.getvalue()
 
 
+def cropped(image: Image.Image, box: tuple[int, int, int, int], file: str) -> tuple[str, bytes]:
+    """(extension, bytes) of a part of a decoded picture: JPEG if `file` is one, else PNG."""
+    out = io.BytesIO()
+    is_jpeg = file.endswith(".jpg")
+    image.crop(box).save(out, **({"format": "JPEG", "quality": 95} if is_jpeg else {"format": "PNG"}))
+    return "jpg" if is_jpeg else "png", out.getvalue()
+
+
 class CorpusWriter:
     """Writes pairs in the order they come. A context manager; the index is whole when it is left without error.
 
@@ -91,56 +87,47 @@ class CorpusWriter:
     once its manifest is written, which is the caller's last step.
     """
 
-    def __init__(self, folder: Path, unit: int = 0, captions: bool = False) -> None:
+    def __init__(
+        self, folder: Path, unit: int = 0, captions: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
+    ) -> None:
         self.folder = folder
         self.count = 0
         self.shards: list[Path] = []
-        self._unit = unit
-        self._tar: tarfile.TarFile | None = None
+        self.places: dict[str, tuple[str, int, int]] = {}  # key -> shard, offset, size; of finished shards
+        self._unit, self._format = unit, fmt
+        self._shard: Shard | None = None
         self._rows: list[dict[str, Any]] = []
         self._schema = _UNIT_SCHEMA if captions else _SCHEMA
         self._index = pq.ParquetWriter(folder / INDEX, self._schema, compression="zstd")
 
-    def add(self, pair: Pair, data: bytes, caption: np.ndarray | None = None) -> tuple[str, int, int]:
-        """`data` are the bytes of the member `pair.file`, `caption` its caption's MinHash. Returns where the bytes lie:
-        shard, offset, size."""
+    def add(self, pair: Pair, data: bytes, caption: np.ndarray | None = None) -> None:
+        """`data` are the bytes of the member `pair.file`, `caption` its caption's MinHash."""
         if self.count % PAIRS_PER_SHARD == 0:
             self._next_shard()
-        assert self._tar is not None
+        assert self._shard is not None
         assert pair.file.partition(".")[0] == pair.key, f"{pair.file} is not a member for {pair.key}"
-        offset = self._member(pair.file, data)
-        self._member(f"{pair.key}.txt", pair.caption.encode())
-        self._member(f"{pair.key}.json", json.dumps(pair.to_json(), ensure_ascii=False, sort_keys=True).encode())
-        place = (self.shards[-1].name, offset, len(data))
-        row = {**pair.to_json(), **dict(zip(("shard", "offset", "size"), place, strict=True))}
-        self._rows.append({**row, MINHASH: None if caption is None else caption.tolist()})
+        self._shard.add(pair, data)
+        self._rows.append({**pair.to_json(), MINHASH: None if caption is None else caption.tolist()})
         self.count += 1
-        return place
-
-    def _member(self, name: str, data: bytes) -> int:
-        """Append one file; returns where its bytes begin in the shard."""
-        assert self._tar is not None
-        info = tarfile.TarInfo(name)  # its defaults are time 0, owner 0, mode 0644
-        info.size = len(data)
-        self._tar.addfile(info, io.BytesIO(data))
-        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return self._tar.offset - padded
 
     def _next_shard(self) -> None:
         self._close_shard()
         more = f"-{len(self.shards):03d}" if self.shards else ""
-        self.shards.append(self.folder / f"shard-{self._unit:06d}{more}.tar")
-        self._tar = tarfile.open(self.shards[-1], "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self.shards.append(self.folder / f"shard-{self._unit:06d}{more}{SUFFIXES[self._format]}")
+        self._shard = FORMATS[self._format](self.shards[-1])
 
     def _close_shard(self) -> None:
-        if self._tar is not None:
-            self._tar.close()
-            self._tar = None
-        if self._rows:
-            names = self._schema.names
-            rows = [{name: row[name] for name in names if name in row} for row in self._rows]
-            self._index.write_table(pa.Table.from_pylist(rows, self._schema))
-            self._rows = []
+        if self._shard is None:
+            return
+        shard, name = self._shard, self.shards[-1].name
+        self._shard = None
+        self.places |= {key: (name, *place) for key, place in shard.close().items()}
+        names = self._schema.names
+        for row in self._rows:
+            row |= dict(zip(("shard", "offset", "size"), self.places[row["key"]], strict=True))
+        rows = [{name: row[name] for name in names if name in row} for row in self._rows]
+        self._index.write_table(pa.Table.from_pylist(rows, self._schema))
+        self._rows = []
 
     def __enter__(self) -> CorpusWriter:
         return self
@@ -151,7 +138,8 @@ class CorpusWriter:
 
 
 def _table(part: bytes, columns: list[str] | None = None) -> pa.Table:
-    return pq.read_table(pa.BufferReader(part), columns=columns, use_threads=False)
+    pa.default_memory_pool().release_unused()  # of the part before: there may be tens of thousands
+    return pq.ParquetFile(pa.BufferReader(part)).read(columns=columns, use_threads=False)
 
 
 def read_keys(part: bytes) -> list[str]:
@@ -173,9 +161,10 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
         keys = pa.chunked_array(keys.chunks + table["key"].chunks, pa.string())
         digests = pa.chunked_array(digests.chunks + table["sha256"].chunks, pa.string())
         hashes.append(np.array([int(h, 16) for h in table["phash"].to_pylist()], np.uint64))
-        long.append(np.array([one is not None for one in table[MINHASH].to_pylist()], bool))
-        flat = np.array([one or [0] * duplicates.MINIMA for one in table[MINHASH].to_pylist()], np.uint32)
-        minima.append(flat.reshape(len(table), duplicates.MINIMA))
+        said = table[MINHASH].combine_chunks()
+        long.append(said.is_valid().to_numpy(zero_copy_only=False))
+        minima.append(np.zeros((len(table), duplicates.MINIMA), np.uint32))
+        minima[-1][long[-1]] = said.flatten().to_numpy().reshape(-1, duplicates.MINIMA)
     groups = (
         duplicates.image_groups(digests.to_pylist(), np.concatenate(hashes)),
         duplicates.caption_groups(np.concatenate(minima), np.concatenate(long)),
@@ -197,7 +186,7 @@ class Corpus:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.body = manifest.require(folder, "corpus", _HINT)
+        self.body = manifest.require(folder, "corpus", HINT)
         self.fingerprint: str = self.body["fingerprint"]
         try:
             self._index = pq.ParquetFile(folder / INDEX)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llavamed.corpus.tally import Tally
+from llavamed.corpus.tally import WORDS, Tally
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.manifest import Manifest, write_atomic
-from llavamed.records import Pair
+from llavamed.records import DOMAINS, Pair
 from llavamed.report import Page
 
 ATTRIBUTION = "ATTRIBUTION.md"
 REPORT = "report.html"
+LEFT_OUT = "left_out.jsonl"  # the few images of each reason that the page shows, small
 _ROWS = 50  # articles left out that the page names
 
 # In the order of the manifest.
@@ -27,6 +29,7 @@ COUNTS = (
     "mentions_bare",  # table cells that say "Fig. 5" and no more
     "citations",  # links to a figure, captions' own included
     "citations_unresolved",  # of them those that name a figure which is not in the file; the manifest lists them
+    "panels",  # cut from compound figures; pairs beside those of the whole figures
     "pairs",
 )
 
@@ -79,16 +82,30 @@ _MEANING = {
     "too_elongated": "the sides' ratio is over corpus.max_aspect",
     "near_constant": "a blank or single-coloured image",
     "benchmark_image": "an image of a benchmark (audit.html); taken out",
+    "benchmark_figure": "of one figure with a pair that was taken out",
     "benchmark_question": "caption or mentions hold a question of a benchmark (audit.html); taken out",
+}
+
+# Why a compound figure stays whole.
+_WHOLE = {
+    "split": "cut into panels, one for each label of its caption",
+    "no_labels": "the caption's labels do not run from A without a gap",
+    "no_gutters": "no band of paper from edge to edge parts the picture",
+    "counts_differ": "the picture does not fall into as many panels as the caption names",
+    "panel_too_small": "a panel is under corpus.min_side, or too elongated",
 }
 
 
 def describe(result: Manifest, tally: Tally) -> None:
     """Put funnel, domains and licences into the manifest; its counts are there."""
     result.funnel = {**_sorted(tally.articles_funnel, "article_"), **_sorted(tally.funnel)}
-    found, accounted = result.counts["figure_images"], result.counts["pairs"] + tally.funnel.total()
+    found = result.counts["figure_images"] + result.counts["panels"]
+    accounted = result.counts["pairs"] + tally.funnel.total()
     assert found == accounted, "a figure is not accounted for"
     result.extra = {"domains": _sorted(tally.domains), "licences": _sorted(tally.licences)}
+    result.extra["compound"] = _sorted(tally.whole)
+    lengths = {"caption_words": tally.caption_words, "mention_words": tally.mention_words}
+    result.extra |= {name: {words: counted[words] for words in WORDS} for name, counted in lengths.items()}
     result.extra["articles_left_out"] = tally.left_out
     result.extra["citations_unresolved"] = tally.unresolved
 
@@ -115,6 +132,11 @@ def write_attribution(out: Path, tally: Tally) -> None:
     write_atomic(out / ATTRIBUTION, "\n".join([*lines, *credits]) + "\n")
 
 
+def write_left_out(out: Path, tally: Tally) -> None:
+    lines = (json.dumps(one, ensure_ascii=False) + "\n" for one in tally.rejected)
+    write_atomic(out / LEFT_OUT, "".join(lines))
+
+
 def write_page(
     out: Path, result: Manifest, tally: Tally, articles: str, image: Callable[[list[Any]], bytes | None]
 ) -> None:
@@ -131,6 +153,7 @@ def write_page(
         ("", "images", "meaning"),
         [
             ("named by the articles", f"{counts['figure_images']:,}", "one for each image of a figure"),
+            *([("panels cut from them", f"+{counts['panels']:,}", "corpus.panels")] if tally.whole else []),
             *_rows("pairs", counts["pairs"], tally.funnel),
         ],
         "Each image that is left out is counted once, under the first check that it fails.",
@@ -139,6 +162,19 @@ def write_page(
         "Domains", ("domain", "pairs"), _by_count(tally.domains), "By the words of the caption, mentions and title."
     )
     page.table("Licences", ("licence", "pairs"), _by_count(tally.licences))
+    page.table(
+        "Lengths",
+        ("words", "captions", "mentions, together"),
+        [(words, f"{tally.caption_words[words]:,}", f"{tally.mention_words[words]:,}") for words in WORDS],
+        "Pairs by the number of words of their caption, and of all the sentences that cite them.",
+    )
+    if tally.whole:
+        page.table(
+            "Compound figures",
+            ("", "figures", "meaning"),
+            [(name, count, _WHOLE.get(name, "")) for name, count in _by_count(tally.whole)],
+            "Whole figures are kept in every case, and each panel is a pair beside its figure.",
+        )
     page.table(
         "Said more than once",
         ("", "groups"),
@@ -155,8 +191,14 @@ def write_page(
     if tally.left_out:
         named = [(row["where"], row["reason"], row["message"]) for row in tally.left_out[:_ROWS]]
         page.table("Articles left out", ("file", "reason", "message"), named, f"The first {len(named)} of them.")
-    if tally.samples:
-        page.cards("A sample", [_card(Pair.from_json(one["pair"]), one["place"], image) for one in tally.samples])
+    for domain in DOMAINS:
+        shown = [one for one in tally.samples if one["kind"] == domain]
+        pairs = [Pair.from_json(one["pair"]) for one in shown]
+        if pairs:
+            images = [image(one["place"]) if one["place"] else None for one in shown]
+            page.cards(f"A sample: {domain}", [_card(pair, data) for pair, data in zip(pairs, images, strict=True)])
+    if tally.rejected:
+        page.cards("Left out: a few of each reason", [_rejected(one) for one in tally.rejected])
     page.write(out / REPORT)
 
 
@@ -169,11 +211,19 @@ def _by_count(counter: Counter[str]) -> list[tuple[str, str]]:
     return [(name, f"{count:,}") for name, count in sorted(counter.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _card(pair: Pair, place: list[Any] | None, image: Callable[[list[Any]], bytes | None]) -> dict[str, Any]:
-    data = image(place) if place else None
+def _rejected(one: dict[str, Any]) -> dict[str, Any]:
+    pair = Pair.from_json(one["pair"])
+    lines = [("reason", _MEANING.get(one["kind"], "")), ("caption", pair.caption or "none"), ("from", pair.source)]
+    lines += [("licence", pair.licence)] * one["kind"].startswith("licence")
+    return {"image": one["image"], "title": f"{one['kind']}: {pair.key}", "lines": lines}
+
+
+def _card(pair: Pair, data: bytes | None) -> dict[str, Any]:
     url = thumbnail(data) if data else ""
     lines = [("caption", pair.caption)]
     lines += [(f"mention {mention.panels}".strip(), mention.sentence) for mention in pair.mentions[:3]]
-    kind = ", ".join([pair.domain, *["plot"] * pair.is_plot, *["compound"] * pair.is_compound, pair.licence])
+    flags = [*["plot"] * pair.is_plot, *["compound"] * pair.is_compound]
+    flags += [f"panel {pair.panel} of {pair.parent}"] if pair.parent else []
+    kind = ", ".join([pair.domain, *flags, pair.licence])
     lines.append(("kind", kind if url else f"{kind}; the image is missing"))
     return {"image": url, "title": f"{pair.key} {pair.label}".strip(), "lines": lines}

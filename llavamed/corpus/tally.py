@@ -8,14 +8,58 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from llavamed.imaging.thumbnail import thumbnail
 from llavamed.records import Pair
 
-SAMPLES = 24
-_COUNTERS = ("counts", "funnel", "articles_funnel", "domains", "licences")
+SAMPLES = 6  # pairs of each domain, and images left out for each reason, that the page shows
+_BINS = (5, 10, 25, 50, 100, 200, 400)  # words
+_COUNTERS = (
+    "counts", "funnel", "articles_funnel", "domains", "licences", "whole", "caption_words", "mention_words",
+)  # fmt: skip
 NAMED = 1000  # articles left out, and unresolved citations, that are named one by one
+
+
+def words_bin(text: str) -> str:
+    """ "11-25": the range of lengths, in words, that a text falls into."""
+    count = len(text.split())
+    low = 1
+    for high in _BINS:
+        if count <= high:
+            return f"{low}-{high}" if count else "none"
+        low = high + 1
+    return f"{low} or more"
+
+
+WORDS = ("none", *(words_bin("x " * n) for n in (*_BINS, _BINS[-1] + 1)))  # all ranges, short to long
+
+
+def _rank(pair: Pair) -> str:
+    return hashlib.sha256(pair.key.encode()).hexdigest()
+
+
+def _row(kind: str, rank: str, pair: Pair, **more: Any) -> dict[str, Any]:
+    return {"rank": rank, "kind": kind, "pair": pair.to_json(), **more}
+
+
+def _is_among(rows: list[dict[str, Any]], kind: str, rank: str) -> bool:
+    alike = [row["rank"] for row in rows if row["kind"] == kind]
+    return len(alike) < SAMPLES or rank < max(alike)
+
+
+def _least(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The SAMPLES smallest ranks of each kind."""
+    rows = sorted(rows, key=lambda row: (row["kind"], row["rank"]))
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in rows:
+        seen[row["kind"]] += 1
+        if seen[row["kind"]] <= SAMPLES:
+            kept.append(row)
+    return kept
 
 
 @dataclass
@@ -25,10 +69,14 @@ class Tally:
     articles_funnel: Counter[str] = field(default_factory=Counter)  # articles that are not read, by reason
     domains: Counter[str] = field(default_factory=Counter)
     licences: Counter[str] = field(default_factory=Counter)
+    whole: Counter[str] = field(default_factory=Counter)  # compound figures: "split", or why they stay whole
+    caption_words: Counter[str] = field(default_factory=Counter)  # pairs by the length of their caption
+    mention_words: Counter[str] = field(default_factory=Counter)  # pairs by the length of all their mentions
     left_out: list[dict[str, str]] = field(default_factory=list)
     unresolved: list[dict[str, str]] = field(default_factory=list)
     credits: dict[str, str] = field(default_factory=dict)  # article -> its line in the attribution
-    samples: list[dict[str, Any]] = field(default_factory=list)  # {"rank", "pair", "place"}, the smallest ranks first
+    samples: list[dict[str, Any]] = field(default_factory=list)  # {"rank", "kind", "pair", "place"}, by kind and rank
+    rejected: list[dict[str, Any]] = field(default_factory=list)  # {"rank", "kind", "pair", "image"}, by kind and rank
     files: dict[str, str] = field(default_factory=dict)  # shard -> sha256
 
     def leave_out(self, where: str, reason: str, message: str) -> None:
@@ -43,20 +91,32 @@ class Tally:
         self.counts["pairs"] += 1
         self.domains[f"{pair.domain} (plot or diagram)" if pair.is_plot else pair.domain] += 1
         self.licences[pair.licence] += 1
+        self.caption_words[words_bin(pair.caption)] += 1
+        self.mention_words[words_bin(" ".join(mention.sentence for mention in pair.mentions))] += 1
         if pair.article not in self.credits:
             link = f" https://doi.org/{pair.doi}" if pair.doi else ""
             title = " ".join((pair.title or pair.article).split())
             self.credits[pair.article] = f"- {title} ({pair.article}). {pair.licence}.{link}"
 
-    def show(self, pair: Pair, place: tuple[str, int, int] | None) -> None:
-        """Take the pair into the sample if its key's hash is among the smallest: so a sample is spread over all
-        articles and the same in every build. Pairs with an image, at `place` (shard, offset, size), come first."""
-        rank = f"{int(place is None)}{hashlib.sha256(pair.key.encode()).hexdigest()}"
-        if len(self.samples) < SAMPLES or rank < self.samples[-1]["rank"]:
-            self._take({"rank": rank, "pair": pair.to_json(), "place": place and list(place)})
+    def show(self, pair: Pair) -> None:
+        """Take the pair into the sample if its key's hash is among the smallest of its domain: so a sample is spread
+        over all articles and the same in every build. Pairs with an image come first."""
+        rank = f"{int(not pair.file)}{_rank(pair)}"
+        if _is_among(self.samples, pair.domain, rank):
+            self.samples = _least([*self.samples, _row(pair.domain, rank, pair, place=None)])
 
-    def _take(self, *more: dict[str, Any]) -> None:
-        self.samples = sorted([*self.samples, *more], key=lambda sample: str(sample["rank"]))[:SAMPLES]
+    def reject(self, reason: str, pair: Pair, image: bytes | None) -> None:
+        """Count an image that is left out, and keep a few of each reason to show."""
+        self.funnel[reason] += 1
+        if _is_among(self.rejected, reason, _rank(pair)):
+            small = thumbnail(image) if image else ""
+            self.rejected = _least([*self.rejected, _row(reason, _rank(pair), pair, image=small)])
+
+    def put_places(self, places: Mapping[str, Sequence[Any]]) -> None:
+        """Where the images of the sample lie: key -> (shard, offset, size)."""
+        for sample in self.samples:
+            if found := places.get(sample["pair"]["key"]):
+                sample["place"] = list(found)
 
     def add(self, other: Tally) -> None:
         for name in _COUNTERS:
@@ -65,7 +125,8 @@ class Tally:
         self.unresolved = (self.unresolved + other.unresolved)[:NAMED]
         self.credits = {**other.credits, **self.credits}
         self.files |= other.files
-        self._take(*other.samples)
+        self.samples = _least([*self.samples, *other.samples])
+        self.rejected = _least([*self.rejected, *other.rejected])
 
     def to_json(self) -> dict[str, Any]:
         return dict(vars(self))

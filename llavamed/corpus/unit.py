@@ -6,7 +6,7 @@ dropped is counted under one reason, the first in the order of the checks in `_e
 A unit is a pure function of its articles and settings: no clock, no random numbers, no order but that of the articles.
 So it does not matter who makes it, and it may be made twice. It writes, through `Output`:
 
-    shard-000012.tar          its pairs (more than PAIRS_PER_SHARD: shard-000012-001.tar and so on)
+    shard-000012.tar          its pairs (more than PAIRS_PER_SHARD: shard-000012-001.tar and so on; or .parquet)
     units/000012.parquet      their rows of the index, with the MinHash of each caption
     units/000012.jsonl        its pairs whose image is missing
     units/000012.json         its tally and its fingerprint; last, so that a unit with it is finished
@@ -21,13 +21,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from PIL import ImageStat
 
-from llavamed.corpus import archives, domain, jats, licence, sources, store
+from llavamed.corpus import archives, domain, jats, licence, panel, sources, store
 from llavamed.corpus.duplicates import minhash
 from llavamed.corpus.output import Output
 from llavamed.corpus.tally import NAMED, Tally
-from llavamed.imaging.decode import ImageError, glance
+from llavamed.imaging.decode import ImageError, decode, glance
 from llavamed.imaging.lookalike import phash
 from llavamed.manifest import file_sha256, fingerprint
 from llavamed.recipe import CorpusSection
@@ -42,9 +43,10 @@ Entry = sources.Source | sources.Package
 
 @dataclass
 class _Drop(Exception):
-    """Why a figure's image does not become a pair."""
+    """Why a figure's image does not become a pair; `image` has its bytes where they were read."""
 
     reason: str
+    image: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def make(unit: Unit, out: Output) -> Tally:
     with out.workspace() as place:
         lines = place / "imageless.jsonl"
         with (
-            store.CorpusWriter(place, unit.number, captions=True) as writer,
+            store.CorpusWriter(place, unit.number, captions=True, fmt=unit.section.format) as writer,
             lines.open("w", encoding="utf-8") as imageless,
         ):
             taken = set(unit.taken)
@@ -93,14 +95,21 @@ def make(unit: Unit, out: Output) -> Tally:
                     try:
                         pair, data = _examine(pair, figure, href, source, unit.section)
                     except _Drop as drop:
-                        tally.funnel[drop.reason] += 1
+                        tally.reject(drop.reason, pair, drop.image)
                         if drop.reason == "image_missing":
                             imageless.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
-                            tally.show(pair, None)
+                            tally.show(pair)
                         continue
-                    at = writer.add(pair, data, minhash(pair.caption))
-                    tally.keep(pair)
-                    tally.show(pair, at)
+                    panels: list[tuple[Pair, bytes]] = []
+                    if unit.section.panels and pair.is_compound:
+                        pair, panels = _panels(pair, data, unit.section, taken)
+                        tally.whole[pair.whole_because or "split"] += 1
+                        tally.counts["panels"] += len(panels)
+                    for one, image in ((pair, data), *panels):
+                        writer.add(one, image, minhash(one.caption))
+                        tally.keep(one)
+                        tally.show(one)
+        tally.put_places(writer.places)
         for shard in writer.shards:
             tally.files[shard.name] = file_sha256(shard)
             out.put(shard.name, shard)
@@ -186,7 +195,7 @@ def _candidates(
                 domain=verdict.domain,
                 domain_score=verdict.score,
                 is_plot=verdict.is_plot,
-                is_compound=domain.is_compound(caption),
+                is_compound=panel.is_compound(caption),
             )
             rows.append((pair, figure, href))
     return rows
@@ -210,11 +219,11 @@ def _examine(
     except (ImageError, archives.SourceError) as error:
         raise _Drop(error.reason if "image" in error.reason else f"image_{error.reason}") from None
     if min(seen.width, seen.height) < section.min_side:
-        raise _Drop("too_small")
+        raise _Drop("too_small", data)
     if max(seen.width, seen.height) > section.max_aspect * min(seen.width, seen.height):
-        raise _Drop("too_elongated")
+        raise _Drop("too_elongated", data)
     if ImageStat.Stat(seen.grey).stddev[0] < _LEAST_DEVIATION:
-        raise _Drop("near_constant")
+        raise _Drop("near_constant", data)
     extension, stored = store.as_stored(data, seen.full)
     pair = replace(
         pair,
@@ -225,6 +234,49 @@ def _examine(
         phash=f"{phash(seen.grey):016x}",
     )
     return pair, stored
+
+
+def _panels(whole: Pair, data: bytes, section: CorpusSection, taken: set[str]) -> tuple[Pair, list[tuple[Pair, bytes]]]:
+    """The whole figure's pair, which says why it stays whole if it does, and the pairs of its panels."""
+    try:
+        image = decode(data, whole.key, section.max_pixels)
+    except ImageError as error:  # the glance took it, at an eighth of its size
+        return replace(whole, whole_because=error.reason), []
+    grey_HW = np.asarray(image.convert("L"))
+    found = panel.split(grey_HW, whole.caption)
+    sides = [(box[2] - box[0], box[3] - box[1]) for _, box in found.panels]
+    if any(min(side) < section.min_side or max(side) > section.max_aspect * min(side) for side in sides):
+        return replace(whole, whole_because="panel_too_small"), []
+    if not found.panels:
+        return replace(whole, whole_because=found.whole_because), []
+    made = []
+    for part, box in found.panels:
+        mentions = tuple(m for m in whole.mentions if not m.panels or len(part.label) > 1 or part.label in m.panels)
+        verdict = domain.classify(part.text, mentions, whole.title)
+        if verdict.score == 0:  # "MRI, sagittal (A) and axial (B)": what it shows is said of all
+            verdict = domain.Verdict(whole.domain, whole.domain_score, whole.is_plot)
+        key = store.make_key(whole.key, part.label, taken)
+        extension, stored = store.cropped(image, box, whole.file)
+        pair = replace(
+            whole,
+            key=key,
+            file=f"{key}.{extension}",
+            caption=part.text,
+            mentions=mentions,
+            width=box[2] - box[0],
+            height=box[3] - box[1],
+            sha256=hashlib.sha256(stored).hexdigest(),
+            phash=f"{phash(image.crop(box).convert('L')):016x}",
+            domain=verdict.domain,
+            domain_score=verdict.score,
+            is_plot=verdict.is_plot,
+            is_compound=False,
+            parent=whole.key,
+            panel=part.label,
+            panel_box=",".join(map(str, box)),
+        )
+        made.append((pair, stored))
+    return whole, made
 
 
 def _identity(source: sources.Source, article: jats.Article, metadata: dict[str, Any]) -> str:

@@ -64,7 +64,8 @@ def connect(url: str, model: str, what: str, key_name: str, timeout_seconds: flo
         raise InputError(f"{what} {url!r}: give a URL such as http://localhost:8000/v1")
     shown = public_name(url)
     if not model:
-        raise InputError(f"{what} {shown}: set {what}_model to the name of its model")
+        option = f"--{what.rpartition('.')[2]}-model"
+        raise InputError(f"{what} {shown}: name its model with {option} ({what}_model in a recipe)")
     parts = urlsplit(url)
     if parts.path in ("", "/"):
         url = parts._replace(path="/v1").geturl()

@@ -110,12 +110,12 @@ def write_page(made: Manifest, tally: Tally, store: Corpus, section: InstructSec
         )
         page.figures(
             "Images and turns per domain",
-            [_domains(tally), _histogram("turns per conversation", tally.turns_each, 4.4, 3.4)],
+            [_domains(tally), _histogram("turns per conversation", tally.turns_each, 3.9, 3.4)],
         )
     page.table(
         "What was dropped, and why",
         ("reason", "count"),
-        [(reason, f"{number:,}") for reason, number in made.funnel.items()],
+        [(reason, f"{number:,}") for reason, number in made.funnel.items()] or [("nothing", "0")],
         "Pairs under align and instruct; single turns or phrases under cleaning.",
     )
     page.table(
@@ -128,7 +128,10 @@ def write_page(made: Manifest, tally: Tally, store: Corpus, section: InstructSec
     )
     if asked:
         page.table(
-            "Calls and cost", ("what", "number"), _cost(asked), "Of everything in the journal, but for the calls."
+            "Calls and cost",
+            ("what", "number"),
+            _cost(asked),
+            "Calls and records are of this run; tokens and cost of everything in the journal, earlier runs included.",
         )
     page.figures(
         "Lengths",
@@ -149,10 +152,10 @@ def write_page(made: Manifest, tally: Tally, store: Corpus, section: InstructSec
 
 
 def _cost(asked: dict[str, Any]) -> list[tuple[str, str]]:
-    names = {"calls": "calls of this run", "answered": "records answered in this run", "tokens_in": "tokens in",
-             "tokens_out": "tokens out", "lost": "calls that were cut off and may have cost"}  # fmt: skip
+    names = {"calls": "calls", "answered": "records answered", "tokens_in": "tokens in", "tokens_out": "tokens out",
+             "lost": "calls that were cut off and may have cost"}  # fmt: skip
     rows = [(said, f"{asked[name]:,}") for name, said in names.items() if name in asked]
-    rows += [(f"calls that {kind}", f"{number:,}") for kind, number in asked.get("broken", {}).items()]
+    rows += [(f"calls: {kind}", f"{number:,}") for kind, number in asked.get("broken", {}).items()]
     rows.append(("cost", _price(asked)))
     if asked.get("given_up"):
         rows.append(("not understood by the endpoint", ", ".join(asked["given_up"])))
@@ -215,7 +218,7 @@ def _label(axes: Any, name: str, wedge: Any, radius: float, colour: str) -> None
 
 
 def _domains(tally: Tally) -> Any:
-    figure, axes = new_figure(4.4, 3.4)
+    figure, axes = new_figure(4.2, 3.4)
     names = sorted(tally.images, key=lambda domain: tally.turns[domain])
     places = range(len(names))
     axes.barh([p + 0.2 for p in places], [tally.turns[d] for d in names], 0.38, color="#0b6e8a", label="turns")

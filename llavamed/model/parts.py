@@ -30,6 +30,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     CLIPVisionModel,
@@ -50,12 +51,14 @@ from llavamed.recipe import ModelSection, Part
 __all__ = [
     "Assembled",
     "build",
+    "clip",
     "init_folder",
     "linear_layers",
     "llava_config",
     "locate",
     "processor",
     "text_config",
+    "tower",
     "tower_config",
     "trainable_parameters",
 ]
@@ -191,6 +194,25 @@ def locate(name: str, part: Part) -> str:
     return name
 
 
+def tower(name: str) -> tuple[Any, Any]:
+    """A pretrained vision tower (float32, for inference) and its own image processor."""
+    kind = TOWERS[tower_config(name).model_type][0]
+    return _load(kind, name, "vision_tower", torch.float32).eval(), _image_processor(name)
+
+
+def clip(name: str) -> tuple[Any, Any, Any]:
+    """A whole CLIP or SigLIP (float32, for inference), its image processor and its tokenizer. Raises InputError for
+    one that is only a tower."""
+    config = _ask(lambda place: AutoConfig.from_pretrained(place), name, "vision_tower")
+    if config.model_type not in ("clip", "siglip"):
+        raise InputError(
+            f"{name!r}: model_type {config.model_type!r} has no text half to compare pictures with; give a CLIP or "
+            "SigLIP with both, or train a probe on the tower with `llavamed corpus train-domain`"
+        )
+    tokenizer = _ask(lambda place: AutoTokenizer.from_pretrained(place), name, "vision_tower")
+    return _load(AutoModel, name, "vision_tower", torch.float32).eval(), _image_processor(name), tokenizer
+
+
 def tower_config(name: str) -> Any:
     """The tower's own config; of a whole CLIP or SigLIP, that of its vision half."""
     config = _ask(lambda place: AutoConfig.from_pretrained(place), name, "vision_tower")
@@ -267,11 +289,13 @@ def _grow_vocabulary(language_model: Any, tokens: int) -> None:
             layer.weight[rows:] = layer.weight[:rows].float().mean(0).to(layer.weight.dtype)
 
 
+def _image_processor(name: str) -> Any:
+    return _ask(lambda place: AutoImageProcessor.from_pretrained(place, backend="pil"), name, "vision_tower")
+
+
 def _processor(section: ModelSection, tokenizer: Any, vision_config: Any) -> LlavaProcessor:
     """Images to the tower's square, by the tower's own mean, deviation and resampling."""
-    own = _ask(
-        lambda place: AutoImageProcessor.from_pretrained(place, backend="pil"), section.vision_tower, "vision_tower"
-    )
+    own = _image_processor(section.vision_tower)
     side = vision_config.image_size
     # CLIP keeps the shape and cuts the middle out; SigLIP squeezes (its own size is already height and width)
     squeezes = not getattr(own, "do_center_crop", False)

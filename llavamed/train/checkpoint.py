@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -33,6 +34,7 @@ from llavamed.train.ranks import Ranks, whole
 
 _NAME = re.compile(r"step-(\d{8})")
 _READ_BACK_BYTES = 2**30  # compared at a time
+_FILE_BYTES = 2**30  # of a checkpoint: PyTorch puts a file together in memory before it writes it
 
 
 def save(
@@ -46,7 +48,8 @@ def save(
 ) -> Path:
     """Write the checkpoint of `step` steps done and remove all but the last `keep` and that of step `spare`.
 
-    `made_from` is the stage's fingerprint: `latest` finds only checkpoints of the same. Every rank has to call.
+    `made_from` is the stage's fingerprint: `latest` finds only checkpoints of the same. Every rank has to call. Raises
+    InputError where the disk does not take it; what was there before is still there.
     """
     ranks = ranks or Ranks()
     final = at(folder, step)
@@ -57,8 +60,11 @@ def save(
             shutil.rmtree(old)
         aside.mkdir(parents=True)
     ranks.wait()
-    with _without_advice():
-        dcp.save(dict(tensors), storage_writer=_Writer(aside, ranks))  # type: ignore[attr-defined]
+    with (
+        _without_advice(),
+        _plainly(f"{aside}: cannot be written; make room and run again, the checkpoint before it is whole"),
+    ):
+        dcp.save(dict(tensors), storage_writer=_Writer(aside, tensors, ranks))  # type: ignore[attr-defined]
     ranks.wait()
     if ranks.first:
         with ranks.alive(f"putting the checkpoint of step {step} on the disk"):
@@ -112,7 +118,7 @@ def restore(path: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks | None
         kept = stored[name]
         assert isinstance(kept, TensorStorageMetadata), name
         assert (kept.size, kept.properties.dtype) == (tensor.shape, tensor.dtype), name
-    with _without_advice():
+    with _without_advice(), _plainly(f"{path}: cannot be read"):
         dcp.load(dict(tensors), storage_reader=reader)  # type: ignore[attr-defined]
 
 
@@ -121,9 +127,9 @@ def matches(path: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks | None
     if _Reader(path).read_metadata().state_dict_metadata.keys() != tensors.keys():
         return False
     same = True
-    for part in _parts(tensors):
+    for part in _parts(tensors, _READ_BACK_BYTES):
         read = {name: torch.empty_like(tensor) for name, tensor in part.items()}
-        with _without_advice():
+        with _without_advice(), _plainly(f"{path}: cannot be read"):
             dcp.load(read, storage_reader=_Reader(path, ranks))  # type: ignore[attr-defined]
         same &= all(torch.equal(whole(read[name]), whole(tensor)) for name, tensor in part.items())
     return same
@@ -132,8 +138,9 @@ def matches(path: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks | None
 class _Writer(HuggingFaceStorageWriter):
     """Signs of life while this rank writes what it holds."""
 
-    def __init__(self, path: Path, ranks: Ranks) -> None:
-        super().__init__(str(path), save_distributed=True)
+    def __init__(self, path: Path, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> None:
+        file_of = {name: number for number, part in enumerate(_parts(tensors, _FILE_BYTES), 1) for name in part}
+        super().__init__(str(path), fqn_to_index_mapping=file_of, save_distributed=True)
         self._ranks = ranks
 
     def write_data(self, plan: Any, planner: Any) -> Any:
@@ -153,15 +160,25 @@ class _Reader(HuggingFaceStorageReader):
             return super().read_data(plan, planner)
 
 
-def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
-    """The tensors in parts of a bounded size, so that reading back does not double the memory."""
+def _parts(tensors: Mapping[str, torch.Tensor], size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The tensors in parts of at most `size` bytes, so that a copy of one does not double the memory."""
     part: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
-        if part and sum(t.nbytes for t in part.values()) + tensor.nbytes > _READ_BACK_BYTES:
+        if part and sum(t.nbytes for t in part.values()) + tensor.nbytes > size:
             yield part
             part = {}
         part[name] = tensor
     yield part
+
+
+@contextlib.contextmanager
+def _plainly(what: str) -> Iterator[None]:
+    """PyTorch wraps what went wrong, a full disk say, into an exception that is no `Exception`."""
+    try:
+        yield
+    except CheckpointException as error:
+        causes = dict.fromkeys(f"{type(cause).__name__}: {cause}" for cause, _ in error.failures.values())
+        raise InputError(f"{what}: {'; '.join(causes)}") from error
 
 
 @contextlib.contextmanager

@@ -5,8 +5,8 @@ all that planning needs) and, step by step, `Batch`es made in background threads
 
 What is hard is to fail early. Everything that could stop a run at its ninth hour is looked at in its first
 minutes: every record of every stage is encoded and every image is decoded once, and all problems are reported
-together, by reason, with the first records of each. Decoding ahead costs a few percent of an epoch; when the
-images are few enough their pixels are kept (`PIXEL_CACHE_BYTES`), and then it costs nothing.
+together, by reason, with the first records of each (`BadRecords` has them all). Decoding ahead costs a few percent of
+an epoch; when the images are few enough their pixels are kept (`PIXEL_CACHE_BYTES`), and then it costs nothing.
 """
 
 from __future__ import annotations
@@ -37,6 +37,14 @@ PIXEL_CACHE_BYTES = 512 * 2**20  # preprocessed pixels kept in memory: all image
 _NAMED = 3  # records named per reason
 _THREADS = max(2, min(16, os.cpu_count() or 2))
 _PACKS_AHEAD = 4
+
+
+class BadRecords(InputError):
+    """Records that cannot be trained on: (id, reason) each."""
+
+    def __init__(self, data: Path, problems: list[tuple[str, str]], total: int) -> None:
+        super().__init__(f"{data}: {_summary(problems, total)}")
+        self.problems = problems
 
 
 @dataclass(frozen=True)
@@ -135,7 +143,7 @@ def read_examples(data: Path, pixels: Pixels, processor: Any, max_tokens: int) -
             if key in broken:
                 problems.append((conversation.id, _image_reason(key, broken[key])))
     if problems:
-        raise InputError(f"{data}: {_summary(problems, len(rows))}")
+        raise BadRecords(data, problems, len(rows))
     return Examples(
         ids=[conversation.id for conversation, _, _ in kept],
         images=[conversation.images for conversation, _, _ in kept],

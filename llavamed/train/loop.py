@@ -132,15 +132,17 @@ def run_stage(
             trackers.log(row)
             done = number + 1
             progress.advance(row["examples"], in_words(row))
+            run.saver.check()
             best = run.validate(done)
             late = time.monotonic() - saved > 60 * train.checkpoint_minutes
             late = stop.agree(ranks, late)
-            if best or (done < schedule.total and (late or stop.asked)):
+            if best or (done < schedule.total and (late or stop.agreed)):
                 if ranks.first:
                     os.fsync(log.fileno())  # the log must reach as far as the checkpoint
                 run.save(done)
                 saved = time.monotonic()
-                if stop.asked:
+                stop.agree(ranks, False)  # a signal may have come meanwhile
+                if stop.agreed:
                     run.saver.wait()
                     stop.leave()
         run.saver.wait()
@@ -454,14 +456,19 @@ class _Run:
         )
 
     def _check_disk(self) -> None:
-        state = sum(tensor.nbytes for tensor in self.state.values())
-        needed = (self.train.keep_checkpoints + (1 if self.stage.lora is None else 2)) * state + self.folder_bytes
-        free = shutil.disk_usage(self.out).free
+        needed, free = self._disk_bytes(), shutil.disk_usage(self.out).free
         if free < needed:
             raise InputError(
                 f"{self.out}: {free / 1e9:.1f} GB free, but the checkpoints and the model of this stage take "
                 f"{needed / 1e9:.1f} GB; free space, choose another folder or lower train.keep_checkpoints"
             )
+
+    def _disk_bytes(self) -> int:
+        """What the stage's folder takes at most."""
+        state = sum(tensor.nbytes for tensor in self.state.values())
+        best = self.look is not None and self.look.settings.keep == "best"
+        states = self.train.keep_checkpoints + 1 + best  # what is kept, and the one that is being written
+        return (states + (self.stage.lora is not None)) * state + self.folder_bytes
 
 
 def drop_checkpoints(out: Path) -> None:
@@ -471,26 +478,29 @@ def drop_checkpoints(out: Path) -> None:
 
 @dataclass
 class _Stop:
-    """Which signal asked the run to end, if any, and when."""
+    """Which signal asked this process to end, if any, and when; and which one all ranks know of."""
 
     asked: int | None = None
     since: float = 0.0
+    agreed: int | None = None
 
     def agree(self, ranks: Ranks, late: bool) -> bool:
-        """Learn of a signal that another rank got; return whether the first rank finds it late."""
+        """Learn of a signal that another rank got; return whether the first rank finds it late. Every rank has to call:
+        only what all know may decide what all do next."""
         if ranks.world == 1:
+            self.agreed = self.asked
             return late
         told = [late and ranks.first, self.asked == signal.SIGTERM, self.asked == signal.SIGINT]
         late, term, interrupt = (count > 0 for count in ranks.total([float(flag) for flag in told]))
         if term or interrupt:
-            self.asked = signal.SIGTERM if term else signal.SIGINT
+            self.agreed = signal.SIGTERM if term else signal.SIGINT
         return late
 
     def leave(self) -> None:
         """Called once the checkpoint is on disk."""
-        if self.asked == signal.SIGTERM:
+        if self.agreed == signal.SIGTERM:
             raise SystemExit(0)
-        if self.asked == signal.SIGINT:
+        if self.agreed == signal.SIGINT:
             raise KeyboardInterrupt
 
 

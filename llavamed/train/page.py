@@ -98,7 +98,9 @@ def write_page(out: Path, recipe: Recipe, finished: Mapping[str, Mapping[str, An
 def _kept(finished: Mapping[str, Mapping[str, Any]]) -> str:
     steps = {name: body["extra"].get("model_of_step") for name, body in finished.items()}
     kept = [f"{name} that of step {step}" for name, step in steps.items() if step is not None]
-    return f" The models are those of the lowest loss on examples held out: {', '.join(kept)}." if kept else ""
+    return (
+        f" The models are the best that were kept, by the loss on examples held out: {', '.join(kept)}." if kept else ""
+    )
 
 
 def _row(name: str, body: Mapping[str, Any]) -> list[str]:

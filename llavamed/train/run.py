@@ -20,6 +20,7 @@ The folder belongs to one recipe, by name: another one's finished models are nev
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 import time
 from pathlib import Path
@@ -36,15 +37,16 @@ from llavamed.model.parts import Assembled, build, init_folder, locate
 from llavamed.model.parts import processor as make_processor
 from llavamed.recipe import ModelSection, Part, Recipe, StageSection, to_yaml
 from llavamed.train import lora
-from llavamed.train.data import Pixels, images_fingerprint, read_examples
+from llavamed.train.data import BadRecords, Examples, Pixels, images_fingerprint, read_examples
 from llavamed.train.loop import MODEL, drop_checkpoints, run_stage
 from llavamed.train.page import write_page
 from llavamed.train.ranks import Ranks, join
 from llavamed.train.track import check as check_trackers
-from llavamed.train.validate import Score
+from llavamed.train.validate import Score, check_held_out
 
 STAGES = ("align", "instruct", "finetune")
 UNTRAINED = "untrained"
+_BAD_RECORDS = "bad_records.jsonl"
 _ALSO_DECIDES = {  # keys of `train`
     "max_tokens", "tokens_per_pack", "clip_grad_norm", "adam_betas", "dtype", "validation", "optimizer_state",
     "fp8_frozen",
@@ -75,6 +77,8 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
             raise InputError(f"train.{name}.lora.quantize works in one process only{_torchrun(ranks)}; set it to none")
     if ranks.world > 1 and recipe.train.optimizer_state == "int8":
         raise InputError(f"train.optimizer_state=int8 works in one process only{_torchrun(ranks)}; set it to bfloat16")
+    if ranks.world > 1 and recipe.train.checkpoint_in_background:
+        raise InputError(f"train.checkpoint_in_background works in one process only{_torchrun(ranks)}; leave it out")
     check_trackers(recipe.train.trackers)
     _check_recipe(recipe, out)
     wanted: dict[str, Manifest] = {}
@@ -94,12 +98,21 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
         again = present[first:]  # what comes after a stage that is made again has to start from the new one
         processor = make_processor(recipe.model)
         sources: dict[str | None, Pixels] = {}  # stages that show the same folder share what was decoded
-        examples = {}
+        examples: dict[str, Examples] = {}
+        bad: dict[str, BadRecords] = {}
         for name, stage in again:  # all of them now: a bad record of the last stage must not wait for its turn
             images = None if stage.images is None else Path(stage.images)
             pixels = sources.setdefault(stage.images, Pixels(images, processor))
             with ranks.alive(f"reading the records of {name}"):
-                examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
+                try:
+                    examples[name] = read_examples(Path(str(stage.data)), pixels, processor, recipe.train.max_tokens)
+                except BadRecords as error:
+                    bad[name] = error
+                    continue
+            if recipe.train.validation.every:
+                check_held_out(len(examples[name].ids), recipe.train.validation.held_out)
+        if bad:
+            raise _all_bad(bad, out, ranks)
         ranks.wait()  # nobody writes before everybody has looked
         if ranks.first:
             manifest.begin(out, run.stage)
@@ -161,6 +174,16 @@ def stage_manifest(recipe: Recipe, name: str, stage: StageSection, starts_from: 
         **recipe.train.model_dump(include=_ALSO_DECIDES),
     }
     return Manifest("stage", settings=settings, inputs=inputs, extra={"model": recipe.model.model_dump(mode="json")})
+
+
+def _all_bad(bad: dict[str, BadRecords], out: Path, ranks: Ranks) -> InputError:
+    """One error for all stages; every bad record is listed in a file beside `out`, which stays as it was."""
+    listed = out.with_name(f"{out.name}-{_BAD_RECORDS}")
+    if ranks.first:
+        rows = ({"stage": name, "record": id, "reason": why} for name, one in bad.items() for id, why in one.problems)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_atomic(listed, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return InputError(f"{'. '.join(map(str, bad.values()))}. All of them: {listed}")
 
 
 def _torchrun(ranks: Ranks) -> str:

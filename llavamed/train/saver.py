@@ -1,9 +1,9 @@
 """Who writes a checkpoint: the loop, which waits for the disk, or a thread beside it while training goes on.
 
 In: the state after a step. Out: its checkpoint (`checkpoint.py`), now or soon. The trained parameters of a 7B model and
-their moments are 80 GB in float32: minutes of hashing and writing, each `checkpoint_minutes`. So the state is copied
-into the host's memory, which takes seconds, and a thread writes the copy. That helps where the state is on a GPU and
-the host has room for it; on a CPU the thread would take from training what it saves, so there the loop writes itself.
+their moments are 84 GB in float32, to be hashed and written every `checkpoint_minutes`. So the state is copied into
+the host's memory and a thread writes the copy. That helps where the state is on a GPU and the host has room for it; on
+a CPU the thread would take from training what it saves, so there the loop writes itself.
 
 The hard thing is that only what is on the disk counts: who reads a checkpoint back, or leaves the run because one was
 written, has to `wait` first. What went wrong in the thread is raised there, or at the next save. A second save waits
@@ -16,7 +16,7 @@ training. They write in the loop.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -27,6 +27,9 @@ from llavamed.train import checkpoint
 from llavamed.train.ranks import Ranks
 
 _SPARE_MEMORY = 4 * 2**30  # bytes that a copy must leave free
+# where control groups stand; the files with a group's limit and use; what its statistics call unused cached files
+_CGROUP_2 = ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file")
+_CGROUP_1 = ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 class Saver:
@@ -38,7 +41,7 @@ class Saver:
     def __init__(self, folder: Path, made_from: str, keep: int, ranks: Ranks, beside: bool | None) -> None:
         self.folder, self.made_from, self.keep, self.ranks, self.beside = folder, made_from, keep, ranks, beside
         self._thread: Thread | None = None
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
 
     def save(self, done: int, state: Mapping[str, torch.Tensor], spare: int | None) -> Path:
         """The checkpoint of `done` steps, or the promise of it; removes older ones as `checkpoint.save` does."""
@@ -56,6 +59,10 @@ class Saver:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        self.check()
+
+    def check(self) -> None:
+        """Raise what went wrong in the thread so far, without waiting."""
         if self._error is not None:
             error, self._error = self._error, None
             raise error
@@ -78,7 +85,7 @@ class Saver:
     def _run(self, done: int, state: Mapping[str, torch.Tensor], spare: int | None) -> None:
         try:
             self._write(done, state, spare)
-        except Exception as error:  # noqa: BLE001  raised again in the loop
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the loop raises it
             self._error = error
 
     def _write(self, done: int, state: Mapping[str, torch.Tensor], spare: int | None) -> None:
@@ -86,12 +93,25 @@ class Saver:
 
 
 def _available_memory(root: Path = Path("/")) -> int:
-    """Bytes that the machine could give without swapping, or a container may still take; 0 where neither is said."""
-    left = [int(found[1]) * 1024] if (found := re.search(r"MemAvailable: +(\d+)", _text(root / "proc/meminfo"))) else []
-    limit, used = (_text(root / "sys/fs/cgroup" / name).strip() for name in ("memory.max", "memory.current"))
-    if limit.isdecimal() and used.isdecimal():
-        left.append(int(limit) - int(used))
-    return min(left, default=0)
+    """Bytes that the machine could give without swapping, or this job may still take; 0 where neither is said."""
+    said = re.findall(r"MemAvailable: +(\d+)", _text(root / "proc/meminfo"))
+    return min([*(int(kibibytes) * 1024 for kibibytes in said), *_job_memory(root)], default=0)
+
+
+def _job_memory(root: Path) -> Iterator[int]:
+    """What each limit on this process leaves it: of its control group and of those above, as a container, Slurm or
+    systemd set them, in version 2 or 1. Cached files that nobody uses count as free."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mount, limit, usage, idle = _CGROUP_1 if controllers else _CGROUP_2
+        groups = [Path(path), *Path(path).parents]
+        for folder in (root / mount / str(group).lstrip("/") for group in groups):
+            most, used = (_text(folder / name).strip() for name in (limit, usage))
+            if most.isdecimal() and used.isdecimal():
+                cached = re.search(rf"^{idle} (\d+)$", _text(folder / "memory.stat"), re.MULTILINE)
+                yield max(0, int(most) - int(used) + (int(cached[1]) if cached else 0))
 
 
 def _text(path: Path) -> str:

@@ -55,13 +55,18 @@ class Look:
         return done % self.settings.every == 0 or done == total
 
 
-def hold_out(examples: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
-    """The examples to train on, and `count` others. The same seed holds out the same."""
-    total = len(examples.ids)
+def check_held_out(total: int, count: int) -> None:
+    """Raises InputError if of `total` records too few would be left to train on."""
     if count > total // 2:
         raise InputError(
             f"train.validation.held_out is {count}, more than half of the {total} records; lower it or give more data"
         )
+
+
+def hold_out(examples: Examples, count: int, seed: int) -> tuple[Examples, Examples]:
+    """The examples to train on, and `count` others. The same seed holds out the same."""
+    total = len(examples.ids)
+    check_held_out(total, count)
     order = np.random.default_rng([_HELD_OUT_STREAM, seed]).permutation(total)
     return take(examples, np.sort(order[count:])), take(examples, np.sort(order[:count]))
 

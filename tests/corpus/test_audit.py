@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import io
 import json
+import random
 import shutil
 import sys
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from llavamed import cli, manifest
 from llavamed.corpus import audit as auditing
@@ -23,9 +24,13 @@ from llavamed.corpus import prune
 from llavamed.corpus import unit as units
 from llavamed.corpus.audit import Against, audit
 from llavamed.corpus.build import build
+from llavamed.corpus.shards import read
 from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
+from llavamed.imaging.decode import decode
+from llavamed.recipe import CorpusSection
 
+ROOT = Path(__file__).parents[2]
 LICENCE = "<permissions><license xlink:href='https://creativecommons.org/licenses/by/4.0/'/></permissions>"
 QUESTION = "Is there a mass in the left lower lobe?"
 
@@ -110,12 +115,7 @@ def check(corpus: Path, keys: list[str]) -> None:
     assert found.keys() == keys
     for pair in found.pairs():
         assert hashlib.sha256(found.image(pair.key)).hexdigest() == pair.sha256
-    members = [
-        name.partition(".")[0]
-        for shard in sorted(corpus.glob("*.tar"))
-        for name in tarfile.open(shard).getnames()  # noqa: SIM115
-    ]
-    assert members == [key for key in keys for _ in range(3)]
+    assert [pair.key for shard in sorted(corpus.glob("shard-*")) for pair, _ in read(shard)] == keys
     files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in corpus.glob("*.*") if p.is_file()}
     del files[manifest.NAME]
     assert files == body["files"]
@@ -151,6 +151,14 @@ def test_images_and_questions_are_found_and_taken_out_everywhere(corpus: Path) -
     assert Corpus(corpus).fingerprint != before.fingerprint  # what was made from it is made again
     assert "bench100: a0_f1" in (corpus / "audit.html").read_text()
     assert "audit.html" in (corpus / "report.html").read_text()
+
+
+def test_a_corpus_in_the_other_format_is_audited_too(made: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus"
+    build(made / "articles", corpus, CorpusSection(format="hf"), workers=1)
+    check(corpus, sorted(f"a{a}_f{f}" for a in range(6) for f in range(3)))
+    audit(corpus, [against()], workers=1)
+    check(corpus, sorted({f"a{a}_f{f}" for a in range(6) for f in range(3)} - HIT))
 
 
 def test_an_audit_is_done_once_and_another_goes_on_from_it(
@@ -236,3 +244,82 @@ def test_the_command_line(
     (told,) = json.loads(capsys.readouterr().out)
     assert (told["images found"], told["pairs with any"]) == (1, 1)
     assert len(Corpus(corpus)) == 17
+
+
+@pytest.mark.slow
+def test_altered_vqa_rad_images_are_found_among_other_radiographs(shared_data: Path, tmp_path: Path) -> None:
+    """Every second image is the benchmark's; planted after a crop of 5 %, other grey levels, another size and JPEG. The
+    rest is the other half, upright, mirrored and upside down, and figures of articles."""
+    spec = importlib.util.spec_from_file_location("lookalike", ROOT / "benchmarks/lookalike.py")
+    assert spec is not None
+    assert spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    files = sorted((shared_data / "vqa_rad/images").glob("*.jpg"))
+    names = tuple(file.name for file in files[::2])
+    figures: dict[str, Image.Image] = {}
+    for file in files:
+        image = decode(file.read_bytes())
+        if file.name in names:
+            for name, (change, _) in bench.CHANGES.items():
+                key = f"{file.stem} {name}"
+                figures[f"planted-{file.stem}-{name}".replace(" ", "_")] = change(image, random.Random(key))
+        else:
+            turned = (image, ImageOps.mirror(image), ImageOps.flip(image))
+            figures |= {f"rest-{file.stem}-{n}": one for n, one in enumerate(turned)}
+    figures |= {f"rest-tile-{n}": one for n, one in enumerate(bench.tiles(shared_data))}
+    for number, (name, image) in enumerate(figures.items()):
+        folder = tmp_path / f"in/{number:04d}"
+        folder.mkdir(parents=True)
+        (folder / f"{number:04d}.xml").write_bytes(article([f"The figure is called {name}"]))
+        image.convert("RGB").save(folder / "g0.jpg", quality=random.Random(name).randint(40, 90))
+    build(tmp_path / "in", tmp_path / "corpus")
+    called = {pair.key: pair.caption.split()[-1] for pair in Corpus(tmp_path / "corpus").pairs()}
+    read_image = {file.name: file.read_bytes() for file in files}.__getitem__
+    body = audit(tmp_path / "corpus", [Against("half of vqa-rad", names, read_image, (), "half")])
+    found = {one["key"] for one in body["found"]}
+    planted = {key for key, name in called.items() if name.startswith("planted")}
+    rest = called.keys() - planted
+    print(f"recall {len(found & planted)} of {len(planted)}, wrong {len(found & rest)} of {len(rest)}")
+    assert len(planted) > 700
+    assert len(found & planted) >= 0.95 * len(planted)
+    assert len(found & rest) <= 0.001 * len(rest)
+    assert len(Corpus(tmp_path / "corpus")) == len(called) - len(found)
+
+
+def test_with_a_panel_that_a_benchmark_has_goes_its_whole_figure(tmp_path: Path) -> None:
+    """A picture cut out of a compound figure is in that figure as well, where only the panel gives it away."""
+    articles = tmp_path / "articles"
+    articles.mkdir()
+    captions = ["(A) Axial CT of the liver. (B) Axial MRI of the liver."] * 2
+    (articles / "one.xml").write_bytes(article(captions))
+    for name, (left, right) in {"g0": (100, 900), "g1": (901, 902)}.items():
+        figure = Image.new("L", (530, 256), 255)
+        figure.paste(picture(left).point([40 + v * 3 // 4 for v in range(256)]), (0, 0))
+        figure.paste(picture(right).point([v * 3 // 4 for v in range(256)]), (274, 0))
+        figure.save(articles / f"{name}.png")
+    corpus = tmp_path / "corpus"
+    before = build(articles, corpus, CorpusSection(panels=True), workers=1)
+    assert before.counts["panels"] == 4
+    audit(corpus, [against()], workers=1)
+    assert [pair.key for pair in Corpus(corpus).pairs()] == ["one_f1", "one_f1_A", "one_f1_B"]
+    body = manifest.read(corpus)
+    assert body is not None
+    assert {name: n for name, n in body["funnel"].items() if n} == {"benchmark_image": 1, "benchmark_figure": 2}
+    assert body["extra"]["compound"] == {"split": 2}
+
+
+def test_an_audited_corpus_still_shows_what_was_left_out(tmp_path: Path) -> None:
+    articles = tmp_path / "articles"
+    articles.mkdir()
+    (articles / "one.xml").write_bytes(article(["CT of the liver, kept.", "CT of nothing at all, blank."]))
+    (articles / "g0.png").write_bytes(saved(picture(0)))
+    (articles / "g1.png").write_bytes(saved(Image.new("L", (64, 64), 255)))
+    corpus = tmp_path / "corpus"
+    build(articles, corpus, workers=1)
+    before = (corpus / "report.html").read_text()
+    audit(corpus, [against()], workers=1)
+    page = (corpus / "report.html").read_text()
+    assert "Audited against" in page
+    assert "near_constant: one_f1" in before
+    assert "near_constant: one_f1" in page

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from llavamed import manifest
+from llavamed.cli import app
 from llavamed.corpus.build import build
-from llavamed.corpus.show import show
+from llavamed.corpus.show import show, stats
 from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.recipe import CorpusSection
 
-DATA_FILES = ("shard-000000.tar", "index.parquet", "without_image.jsonl", "ATTRIBUTION.md", "report.html")
+DATA_FILES = ("shard-000000.tar", "index.parquet", "without_image.jsonl", "README.md", "ATTRIBUTION.md", "report.html")
 CC_BY = "<permissions><license xlink:href='https://creativecommons.org/licenses/by/4.0/'/></permissions>"
 
 
@@ -292,3 +294,19 @@ def test_real_articles_without_images_give_their_texts_and_report_the_images(sha
     assert sum(bool(row["mentions"]) for row in texts) > 60
     assert not any("PMC2386533" in row["source"] for row in texts)
     assert "image_missing" in (tmp_path / "out/report.html").read_text()
+
+
+def test_stats_count_each_pair_once_in_each_table_and_the_page_shows_what_was_left_out(
+    mixed: Path, tmp_path: Path
+) -> None:
+    made = build(mixed, tmp_path / "c", workers=1)
+    rows = stats(tmp_path / "c")
+    for table in ("domains", "licences", "words of the caption", "words of the mentions"):
+        assert sum(int(count) for name, _, count in rows if name == table) == made.counts["pairs"], table
+    assert ("read and kept", "pairs", made.counts["pairs"]) in rows
+    page = (tmp_path / "c/report.html").read_text()
+    left_out = page[page.index("Left out: a few of each reason") :]
+    for reason in (name for name in made.funnel if not name.startswith("article_")):
+        assert f"{reason}: " in left_out, reason
+    shown = CliRunner().invoke(app, ["corpus", "stats", str(tmp_path / "c"), "--json"])
+    assert [tuple(row.values()) for row in json.loads(shown.stdout)] == rows

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 
+from llavamed.corpus import jats, safe_xml
 from llavamed.corpus.jats import Article, ArticleError, Unresolved, parse_article
 from llavamed.errors import InputError
 
@@ -392,3 +394,36 @@ def test_text_that_holds_the_readers_own_marks_is_read_without_them() -> None:
     (mention,) = found.figures[0].mentions
     assert (mention.sentence, mention.panels) == ("See Fig. 1B there.", "B")
     assert found.figures[0].caption == "A lesion."
+
+
+REFERENCES = (
+    b"<back><ref-list id='r'><title>References</title><ref>Smith J. A figure of speech.</ref></ref-list>%s</back>"
+)
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        REFERENCES % b"",
+        REFERENCES % b"<ref-list><ref/></ref-list>",
+        REFERENCES % b"<app><p>In <xref ref-type='fig' rid='f1'>Fig. 1</xref>.</p></app><ref-list/>",
+        b"<back><ref-list><ref>See <xref ref-type='fig' rid='f1'>Fig. 1</xref></ref></ref-list></back>",
+        b"<back><ref-list><ref-list><ref/></ref-list><p><xref rid='f1'>Fig. 1</xref></p></ref-list></back>",
+        b"<back><ref-list><ref/><fig id='f2'><label>Fig. 2</label></fig></ref-list></back>",
+        b"<back><!-- <ref-list> --><ref-list><ref/></ref-list></back>",
+        b"<back><![CDATA[<ref-list>]]></back><ref-list></ref-list>",
+    ],
+)
+def test_a_list_of_references_is_passed_over_only_where_no_figure_is_in_it(back: bytes) -> None:
+    xml = b"<article><body><fig id='f1'><label>Fig. 1</label></fig><p>A.</p></body>%s</article>" % back
+    root = safe_xml.parse(xml, "")
+    found = parse_article(xml)
+    assert [figure.id for figure in found.figures] == root.xpath("//fig/@id")
+    assert found.citations == len(root.xpath("//xref"))
+
+
+def test_every_real_article_is_the_same_with_its_references(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [*shared_data.glob("jats_plos/*.xml"), *shared_data.glob("jats_pmc/*ml")]
+    without = [parse_article(file.read_bytes()) for file in files]
+    monkeypatch.setattr(jats, "_without_references", lambda xml: xml)
+    assert without == [parse_article(file.read_bytes()) for file in files]

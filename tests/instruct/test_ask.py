@@ -21,7 +21,7 @@ from llavamed.errors import InputError
 from llavamed.instruct import answer
 from llavamed.instruct import ask as ask_module
 from llavamed.instruct.ask import DECLINED, FAILED, NOT_IN_FORM, Call, Outcome, ask
-from llavamed.instruct.endpoint import connect
+from llavamed.instruct.endpoint import Reply, connect
 from llavamed.instruct.journal import Journal
 from llavamed.instruct.prices import Bill, Price
 from llavamed.records import read_jsonl
@@ -79,6 +79,24 @@ def test_one_call_goes_out_alone_until_a_right_answer_has_come(endpoint: Server,
     endpoint.reply = reply
     _ask(endpoint, tmp_path / "j", 20)
     assert most == 1
+
+
+def test_a_slow_first_answer_is_joined_by_three_calls_at_most(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, before_the_first = 0, 0
+
+    async def slow(self: object, body: object) -> Reply:
+        nonlocal begun, before_the_first
+        begun += 1
+        await asyncio.sleep(0.6 if begun <= 4 else 0.0)
+        before_the_first = before_the_first or begun
+        return Reply(Said().text, (1, 1), True, "stop")
+
+    monkeypatch.setattr(ask_module, "_ANOTHER_CANARY_SECONDS", 0.05)
+    monkeypatch.setattr("llavamed.instruct.endpoint.Endpoint.ask", slow)
+    assert _ask(endpoint, tmp_path / "j", 40).answered == 40
+    assert 2 <= before_the_first <= 4
 
 
 @pytest.mark.parametrize(

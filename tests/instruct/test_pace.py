@@ -72,6 +72,17 @@ def test_refusals_at_random_do_not_throttle() -> None:
     assert _share_of_ideal(64, True, 6000, 0, refuse_always=0.04)[0] > 0.9
 
 
+def test_where_more_calls_bring_nothing_half_more_are_tried_and_ever_more_rarely() -> None:
+    pace, limits = Pace(most=256), [START]
+    for n in range(20_000):
+        pace.ended(n / 28)  # as many a second whatever is under way: the rest waits in a queue
+        if pace.limit != limits[-1]:
+            limits.append(int(pace.limit))
+    assert limits[:5] == [32, 64, 40, 60, 40]
+    assert set(limits[2:]) == {40, 60}
+    assert len(limits) < 25
+
+
 def test_nothing_but_refusals_ends_at_one_call_at_a_time() -> None:
     pace = Pace(most=64)
     assert pace.limit == START

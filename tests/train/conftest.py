@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -113,3 +113,13 @@ def write_data(tmp_path: Path) -> Callable[[list[Conversation]], Path]:
         return tmp_path / "data.jsonl"
 
     return write
+
+
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """No file may grow beyond 64 kB: as on a full disk, a write fails in the middle."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

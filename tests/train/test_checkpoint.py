@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from llavamed.errors import InputError
 from llavamed.train import checkpoint
 
 
@@ -83,3 +84,23 @@ def test_restoring_into_other_tensors_is_refused(tmp_path: Path) -> None:
     path = checkpoint.save(tmp_path, 5, _tensors(5), "abc", keep=2)
     with pytest.raises(AssertionError, match="step/b"):
         checkpoint.restore(path, {**_tensors(0), "step/b": torch.zeros(())})
+
+
+def test_large_states_are_several_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch puts each file together in memory first: of one file that would be a second copy of everything."""
+    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 1000)
+    state = {f"weight/{n}": torch.full((10, 10), float(n)) for n in range(7)}  # 400 bytes each
+    path = checkpoint.save(tmp_path, 5, state, "abc", keep=2)
+    assert len(list(path.glob("*.safetensors"))) == 4
+    live = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    checkpoint.restore(path, live)
+    assert checkpoint.matches(path, live)
+    assert torch.equal(live["weight/6"], state["weight/6"])
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_one_before(tmp_path: Path, small_files: None) -> None:
+    large = {name: torch.cat([tensor.flatten()] * 5000) for name, tensor in _tensors(6).items()}
+    before = checkpoint.save(tmp_path, 5, _tensors(5), "abc", keep=2)
+    with pytest.raises(InputError, match=r"step-00000006\.tmp: cannot be written; make room.*OSError"):
+        checkpoint.save(tmp_path, 6, large, "abc", keep=2)
+    assert checkpoint.latest(tmp_path, "abc") == (5, before)

@@ -18,11 +18,12 @@ from llavamed.errors import InputError
 from llavamed.manifest import Manifest
 from llavamed.model import folder as model_folder
 from llavamed.model.parts import Assembled, build
-from llavamed.recipe import ModelSection, StageSection, TrainSection
+from llavamed.recipe import ModelSection, StageSection, TrainSection, ValidationSection
 from llavamed.train import loop
 from llavamed.train.data import Pixels, read_examples
 from llavamed.train.loop import run_stage
 from llavamed.train.meter import TIMED
+from llavamed.train.ranks import Ranks
 from llavamed.train.validate import keep_rows, read_rows
 
 TRAIN = TrainSection(max_tokens=128, tokens_per_pack=64)
@@ -252,6 +253,38 @@ def test_a_full_disk_is_found_before_the_first_step(run: Run, tmp_path: Path, mo
     with pytest.raises(InputError, match=r"GB free.*keep_checkpoints"):
         run(tmp_path)
     assert read_rows(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_the_folder_never_grows_beyond_what_was_checked(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    sizes, needed, put, ask = [], [], loop.checkpoint._to_disk, loop._Run._disk_bytes
+
+    def measured(path: Path) -> None:  # called before a checkpoint gets its name and older ones go
+        sizes.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+        put(path)
+
+    monkeypatch.setattr(loop.checkpoint, "_to_disk", measured)
+    monkeypatch.setattr(loop._Run, "_disk_bytes", lambda self: needed.append(ask(self)) or needed[-1])
+    losses = iter([1.0, *[2.0] * 20])  # the first is the best and stays
+    monkeypatch.setattr(loop, "held_out_loss", lambda *_: next(losses))
+    validation = ValidationSection(every=1, held_out=2, samples=0, keep=keep)
+    run(tmp_path, TRAIN.model_copy(update={"checkpoint_minutes": 1e-9, "validation": validation}))
+    assert len(sizes) > 10
+    assert max(sizes) <= 1.05 * needed[0]  # names and shapes beside the numbers
+    assert max(sizes) > 0.6 * needed[0]
+
+
+def test_ranks_leave_on_a_signal_that_all_know_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one rank hears while the others are on their way must not make it leave alone."""
+    told = [[0.0, 1.0, 0.0]]
+    monkeypatch.setattr(Ranks, "total", lambda self, numbers: told[0])
+    stop, ranks = loop._Stop(asked=signal.SIGINT), Ranks(world=2)
+    stop.leave()
+    assert stop.agree(ranks, True) is False
+    with pytest.raises(SystemExit):
+        stop.leave()
 
 
 def test_a_model_that_cannot_be_saved_and_read_back_does_not_start(

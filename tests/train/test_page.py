@@ -117,7 +117,7 @@ def test_the_step_whose_model_is_left_is_told(tmp_path: Path) -> None:
     body = finished(9)
     body["extra"]["model_of_step"] = 6
     write_page(tmp_path, Recipe(name="small"), {"align": body})
-    assert "lowest loss on examples held out: align that of step 6." in (tmp_path / "report.html").read_text()
+    assert "by the loss on examples held out: align that of step 6." in (tmp_path / "report.html").read_text()
     assert "lowest loss" not in page(tmp_path)
 
 

@@ -13,8 +13,8 @@ from llavamed import manifest
 from llavamed.errors import InputError
 from llavamed.model import folder as model_folder
 from llavamed.model.parts import build
-from llavamed.recipe import ModelSection, Recipe, changed
-from llavamed.records import Conversation
+from llavamed.recipe import ModelSection, Recipe, ValidationSection, changed
+from llavamed.records import Conversation, read_jsonl
 from llavamed.train import loop
 from llavamed.train.run import train
 from llavamed.train.validate import read_rows
@@ -181,9 +181,29 @@ def test_bad_records_of_any_stage_stop_the_run_before_its_first_step(
     recipe: MakeRecipe, tmp_path: Path, write_data: Callable[[list[Conversation]], Path], stages_run: list[str],
     conversations: list[Conversation],
 ) -> None:  # fmt: skip
-    bad = write_data([*conversations, Conversation("mute", (), conversations[-1].messages[:1])])
-    with pytest.raises(InputError, match=r"1 of 9 records.*'mute'"):
-        train(recipe(data=str(bad)), tmp_path / "run")
+    bad = write_data(
+        [*conversations, *(Conversation(f"mute-{n}", (), conversations[-1].messages[:1]) for n in range(5))]
+    )
+    both = changed(recipe(data=str(bad)), {"train.align.data": str(bad)})
+    with pytest.raises(InputError, match=r"5 of 13 records.*'mute-0'.*5 of 13 records.*All of them: ") as caught:
+        train(both, tmp_path / "run")
+    assert stages_run == []
+    assert not (tmp_path / "run").exists()
+    listed = Path(str(caught.value).rpartition("All of them: ")[2])
+    assert listed == tmp_path / "run-bad_records.jsonl"
+    rows = list(read_jsonl(listed))
+    assert [(row["stage"], row["record"]) for row in rows] == [
+        (stage, f"mute-{n}") for stage in ("align", "instruct") for n in range(5)
+    ]
+    assert all("supervised" in row["reason"] or "answer" in row["reason"] for row in rows), rows
+
+
+def test_too_many_held_out_records_stop_the_run_before_its_first_step(
+    recipe: MakeRecipe, tmp_path: Path, stages_run: list[str]
+) -> None:
+    section = recipe().train.model_copy(update={"validation": ValidationSection(every=1, held_out=5)})
+    with pytest.raises(InputError, match="held_out is 5, more than half of the 8 records"):
+        train(recipe().model_copy(update={"train": section}), tmp_path / "run")
     assert stages_run == []
     assert not (tmp_path / "run").exists()
 

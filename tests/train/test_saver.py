@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from llavamed.errors import InputError
 from llavamed.train import checkpoint, saver
 from llavamed.train.ranks import Ranks
 from llavamed.train.saver import Saver
@@ -80,6 +81,16 @@ def test_an_error_of_the_thread_is_raised_once(tmp_path: Path, monkeypatch: pyte
     made.wait()
 
 
+def test_a_full_disk_is_told_by_the_loop(tmp_path: Path, small_files: None) -> None:
+    made = _saver(tmp_path)
+    made.save(1, {"weight/a": torch.zeros(50_000)}, None)
+    assert made._thread is not None
+    made._thread.join()
+    with pytest.raises(InputError, match="make room and run again"):
+        made.check()
+    made.wait()
+
+
 def test_leaving_waits_unless_it_is_an_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, made = Gate(monkeypatch), _saver(tmp_path)
     made.save(1, _state(1), None)
@@ -124,14 +135,45 @@ def test_on_a_gpu_a_thread_helps_if_the_host_has_room(
     [
         ({}, 0),
         ({"proc/meminfo": "MemTotal: 99 kB\nMemAvailable:   50 kB\n"}, 50 * 1024),
-        ({"proc/meminfo": "MemAvailable: 50 kB\n", "sys/fs/cgroup/memory.max": "max\n"}, 50 * 1024),
         (
             {
                 "proc/meminfo": "MemAvailable: 50 kB\n",
-                "sys/fs/cgroup/memory.max": "9000\n",
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "max\n",
                 "sys/fs/cgroup/memory.current": "2000\n",
             },
-            7000,
+            50 * 1024,
+        ),
+        (  # a container
+            {
+                "proc/meminfo": "MemAvailable: 50 kB\n",
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "9000\n",
+                "sys/fs/cgroup/memory.current": "2000\n",
+                "sys/fs/cgroup/memory.stat": "anon 1500\ninactive_file 500\n",
+            },
+            7500,
+        ),
+        (  # a job of Slurm, within a tighter limit of its user
+            {
+                "proc/meminfo": "MemAvailable: 50 kB\n",
+                "proc/self/cgroup": "0::/user/job\n",
+                "sys/fs/cgroup/user/job/memory.max": "9000\n",
+                "sys/fs/cgroup/user/job/memory.current": "2000\n",
+                "sys/fs/cgroup/user/memory.max": "10000\n",
+                "sys/fs/cgroup/user/memory.current": "4000\n",
+            },
+            6000,
+        ),
+        (  # version 1
+            {
+                "proc/meminfo": "MemAvailable: 50 kB\n",
+                "proc/self/cgroup": "5:cpu,cpuacct:/\n4:memory:/job\n",
+                "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "8000\n",
+                "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "7000\n",
+                "sys/fs/cgroup/memory/job/memory.stat": "inactive_file 1\ntotal_inactive_file 1000\n",
+            },
+            2000,
         ),
     ],
 )
