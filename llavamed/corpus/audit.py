@@ -3,9 +3,8 @@
 A model that was trained on the figure a benchmark's image was taken from has seen the test. Each shard is looked
 through by itself, so that any number of processes can do it and a stopped audit goes on: the image of each pair against
 the benchmarks' images, caption and mentions against their questions (`held_out`). With a panel goes its whole figure.
-What is found is written to
-`audit.json` and shown in `audit.html`, picture beside picture; then the pairs are taken out of shards, index and
-attribution (`prune`), and the manifest says how many there were of each benchmark.
+What is found is written to `audit.json` and shown in `audit.html`, picture beside picture; then the pairs are taken out
+of shards, index and attribution (`prune`), and the manifest says how many there were of each benchmark.
 
 Auditing again against the same files finds that it was done; against others, or other files, it goes on from there.
 """
