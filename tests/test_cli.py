@@ -164,7 +164,7 @@ def test_the_folder_of_another_benchmark(
 def test_the_benchmarks_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(monkeypatch, "benchmarks", "--json") == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert len(rows) == 19
+    assert len(rows) == 20
     assert rows["pope"]["splits (default first)"].startswith("all, random")
 
 

@@ -133,7 +133,7 @@ def _bars(body: Mapping[str, Any]) -> Any:
     axes.set_xticks(range(len(names)), [title for _, title in shown])
     axes.set_ylim(0, 100)
     axes.set_ylabel("%")
-    axes.legend(frameon=False, ncols=len(conditions), loc="upper right", fontsize=8)
+    axes.legend(frameon=False, ncols=len(conditions), loc="lower right", bbox_to_anchor=(1, 1), fontsize=8)
     return figure
 
 

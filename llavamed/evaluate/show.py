@@ -44,12 +44,12 @@ def family(scores: Mapping[str, Any]) -> Family:
 
 
 def unit(metric: str) -> str:
-    """'%', or what it could be at most: 'of 2,000'."""
-    return _METRICS[metric].unit
+    """'%', or what it could be at most: 'of 2,000'; '%' for a metric of another version."""
+    return _METRICS[metric].unit if metric in _METRICS else "%"
 
 
 def most(metric: str) -> int:
-    return _METRICS[metric].most
+    return _METRICS[metric].most if metric in _METRICS else 100
 
 
 def cell(entry: Mapping[str, Any] | None) -> str:
