@@ -14,9 +14,11 @@ side by side or padded to one shape, would wait for the fullest.
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,8 +101,11 @@ class Meter:
     def _peak_memory_mb(self) -> float:
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated() / 2**20
+        status = Path("/proc/self/status")
+        if status.is_file() and (found := re.search(r"VmHWM:\s+(\d+)", status.read_text())):
+            return int(found[1]) / 2**10  # KiB; rusage would also count the process that started this one
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB on Linux
+        return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, KiB elsewhere
 
 
 def in_words(row: dict[str, Any]) -> str:
