@@ -24,7 +24,7 @@ from typing import NamedTuple
 from llavamed.evaluate.metrics import choice, strict
 
 OFFICIAL = "mmmu_official/1"
-STRICT = "mmmu_strict/2"
+STRICT = "mmmu_strict/3"
 WHY_THEY_DIFFER = (
     "The official script draws a random option for an answer it cannot read, among them 'C. left kidney', and takes "
     "an open answer as right if the reference is part of it; the strict score reads more ways of stating a choice, "
