@@ -3,10 +3,11 @@
 *Official* is `eval_utils.py` of the benchmark. A choice is the last letter that stands in brackets, else
 between blanks, else the last option whose text occurs in an answer of more than five words, else *drawn
 at random* from a generator seeded with 42 when the script starts. The draws depend on how many came
-before, so items are scored together and in the script's order (`official_order`). "C. left kidney" is
-not readable to it. An open answer is right if the reference is a substring of it, or of its tail behind
-"is", "so", "answer" and the like, or if a number in it equals the reference to two decimals. (The script
-means to split sentences at a period before a capital, after lowering all letters; only lines are split.)
+before, so items are scored together and in the script's order: subjects by name, and within one the
+rows of its `output.json` as they stand. "C. left kidney" is not readable to it. An open answer is
+right if the reference is a substring of it, or of its tail behind "is", "so", "answer" and the like,
+or if a number in it equals the reference to two decimals. (The script means to split sentences at a
+period before a capital, after lowering all letters; only lines are split.)
 
 *Strict* takes the choice that the answer states (`choice.parse_choice`), an open answer by words and
 numbers, and counts what it cannot read as wrong.
@@ -23,7 +24,7 @@ from typing import NamedTuple
 
 from llavamed.evaluate.metrics import choice, strict
 
-OFFICIAL = "mmmu_official/1"
+OFFICIAL = "mmmu_official/2"
 STRICT = "mmmu_strict/3"
 WHY_THEY_DIFFER = (
     "The official script draws a random option for an answer it cannot read, among them 'C. left kidney', and takes "
@@ -59,11 +60,6 @@ class Item(NamedTuple):
 def subject(question_id: str) -> str:
     """'validation_Art_Theory_7' -> 'Art_Theory'."""
     return "_".join(question_id.split("_")[1:-1])
-
-
-def official_order(question_id: str) -> tuple[str, int]:
-    """Sorting key of the script's order: subjects by name, questions by number."""
-    return subject(question_id), int(question_id.rsplit("_", 1)[1])
 
 
 def _accepted(item: Item) -> list[str]:
@@ -149,7 +145,7 @@ def official_open(response: str, answers: Sequence[str]) -> float:
 
 
 def official_scores(items: Sequence[Item]) -> list[float]:
-    """One 0-1 score an item. All items of the run, in `official_order`: the unread ones are drawn one by one."""
+    """One 0-1 score an item. All items of the run, in the script's order: the unread ones are drawn one by one."""
     chance = random.Random(_SEED)
     scores = []
     for item in items:
