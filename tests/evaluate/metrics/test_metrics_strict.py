@@ -27,6 +27,29 @@ def test_yes_no_is_the_first_whole_word(prediction: str, choice: str | None) -> 
 @pytest.mark.parametrize(
     ("prediction", "choice"),
     [
+        *(
+            (text, None)
+            for text in ("yes/no", "Yes or no?", "no / yes", "yes|no", '"yes" or "no"', "yes and no", "yes, no")
+        ),
+        *((text, None) for text in ("It is not possible to say yes or no", "neither yes nor no", "yes, or no")),
+        ("Question: Is there a mass? [yes, no]", None),
+        ("Question: Is there a mass? [yes, no] Answer: no", "no"),
+        ("Answer with yes or no.\nYes", "yes"),
+        ("(Yes/No) No, there is none; yes would be wrong", "no"),
+        ("Yes, no mass is seen", "yes"),
+        ("Yes. No.", "yes"),
+        ("No. Yes would need a mass.", "no"),
+        ("Yes.\nNo mass elsewhere.", "yes"),
+        ("no, or yesterday", "no"),
+    ],
+)
+def test_a_pair_of_yes_and_no_is_no_answer(prediction: str, choice: str | None) -> None:
+    assert m.parse_yes_no(prediction) == choice
+
+
+@pytest.mark.parametrize(
+    ("prediction", "choice"),
+    [
         ("left lung", "left lung"),
         ("It is the left lung.", "left lung"),  # hides the option "lung" inside it
         ("lung", "lung"),
