@@ -35,6 +35,7 @@ class Overlap(NamedTuple):
 
 
 NO_OVERLAP = Overlap(0.0, 0.0, 0.0)
+WHOLE = Overlap(1.0, 1.0, 1.0)
 YES_NO = frozenset({"yes", "no"})
 
 # a Chinese character is a word, being what questions in Chinese are answered and options told apart by
@@ -88,7 +89,10 @@ def strict_exact(prediction: str, reference: str) -> float:
 
 
 def strict_overlap(prediction: str, reference: str) -> Overlap:
-    """Multiset token overlap as in SQuAD: a word counts as often as both sides have it."""
+    """Multiset token overlap as in SQuAD: a word counts as often as both sides have it; whole on an exact match, as of
+    '5.0' and '5'."""
+    if strict_exact(prediction, reference):
+        return WHOLE
     pred, ref = Counter(strict_tokens(prediction)), Counter(strict_tokens(reference))
     shared = (pred & ref).total()
     if not shared:

@@ -176,11 +176,19 @@ def test_options_of_the_same_words_cannot_be_told_apart() -> None:
     assert m.parse_option("<image 1>", ("<image 1>", "<image 1>")) is None
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [("5.0", "5"), ("$1,000", "1000.00"), (".5", "0.5"), ("-3%", "−3")])
+def test_f1_is_1_where_exact_is(ours: str, theirs: str) -> None:
+    assert m.strict_exact(ours, theirs) == 1.0
+    assert m.strict_overlap(ours, theirs) == m.strict_overlap(theirs, ours) == m.WHOLE
+
+
 def test_exact_match_and_f1_are_reflexive_and_symmetric(texts: Callable[[int, int], list[str]]) -> None:
     answers = texts(600, 23)
     for ours, theirs in zip(answers, reversed(answers), strict=True):
         assert m.strict_exact(ours, ours) == 1.0
         assert m.strict_exact(ours, theirs) == m.strict_exact(theirs, ours)
         assert m.strict_overlap(ours, theirs).f1 == pytest.approx(m.strict_overlap(theirs, ours).f1)
+        for pair in ((ours, theirs), (ours, ours), (ours, f"{ours}.0"), (f" {ours} ", ours)):
+            assert m.strict_overlap(*pair) == m.WHOLE or not m.strict_exact(*pair)
         small = m.strict_tokens(ours.lower())  # the marks that make a capital A a name are not in the tokens
         assert m.strict_tokens(" ".join(small)) == small
