@@ -10,7 +10,8 @@ or if a number in it equals the reference to two decimals. (The script means to 
 period before a capital, after lowering all letters; only lines are split.)
 
 *Strict* takes the choice that the answer states (`choice.parse_choice`), an open answer by words and
-numbers, and counts what it cannot read as wrong.
+numbers (a sentence around it, "It is 24.32", or a unit is not exact; "\\boxed{24.32}" is), and counts
+what it cannot read as wrong.
 
 The overall score is over all questions. MMMU-Med are the five subjects of "Health and Medicine".
 """
@@ -161,14 +162,20 @@ def official_scores(items: Sequence[Item]) -> list[float]:
 
 _ANSWER_IS = re.compile(r"\b(?i:answer)(?:\sis\b|\s?:)[\s:*]*")
 _AROUND = " \t\n*_`"  # blanks and markdown
+_BOXED = re.compile(r"\\boxed\s?\{((?:[^{}]|\{[^{}]{0,100}\}){1,200})\}")  # LaTeX, with braces once inside it
 
 
 def parse_strict(item: Item) -> str | None:
-    """The letter stated, or the open answer: what follows the last "answer is" or "answer:"; None if there is none."""
+    """The letter stated, or the open answer; None if there is none.
+
+    An open answer is what the last `\\boxed{}` holds, else what follows the last "answer is" or "answer:".
+    """
     if item.options:
         letters = list(item.options)
         stated = choice.parse_choice(item.response, list(item.options.values()))
         return None if stated is None else letters[choice.LETTERS.index(stated)]
+    if boxed := _BOXED.findall(item.response):
+        return boxed[-1].strip(_AROUND) or None
     *_, final = _ANSWER_IS.split(item.response)
     return final.strip(_AROUND) or None
 
