@@ -227,7 +227,8 @@ def judge(benchmark: Benchmark, predictions: Path | Rows, by_order: bool = False
     given = files.match(benchmark, rows, where, by_order, control)
     kept = [replace(answer, text=answer.text[:MAX_ANSWER]) for answer in given]
     family = FAMILIES[benchmark.family]
-    answered = _answered(benchmark.questions, kept)
+    places = _places(rows)
+    answered = [each._replace(row=places.get(each.question.id, 0)) for each in _answered(benchmark.questions, kept)]
     columns = {name: metric.credits(answered) for name, metric in family.metrics.items() if metric.credits}
     items = []
     for place, (question, prediction) in enumerate(zip(benchmark.questions, kept, strict=True)):
@@ -243,6 +244,15 @@ def judge(benchmark: Benchmark, predictions: Path | Rows, by_order: bool = False
             )
         )
     return items
+
+
+def _places(rows: Sequence[Mapping[str, Any] | Prediction]) -> dict[str, int]:
+    """The rows by id of MMMU's `output.json`, known by the kind of question in each: its order is part of the score."""
+    return {
+        str(row.get("id")): place
+        for place, row in enumerate(rows)
+        if not isinstance(row, Prediction) and "question_type" in row
+    }
 
 
 def _answered(questions: Sequence[Question], predictions: Sequence[Prediction]) -> list[Answered]:

@@ -117,7 +117,7 @@ def test_damaged_files_name_file_row_and_key(tmp_path: Path, colours: Path) -> N
     (tmp_path / "test.json").write_text("[{")
     with pytest.raises(InputError, match=r"test\.json: not JSON"):
         benchmarks.load("vqa-rad", tmp_path)
-    (tmp_path / "test.json").write_text(json.dumps([{"qid": 1, "answer_type": "OPEN", "answer": "x"}]))
+    (tmp_path / "test.json").write_text(json.dumps([{"qid": 1, "answer_type": "OPEN", "answer": "x", "question": "?"}]))
     with pytest.raises(InputError, match="row 0 has no 'image_name'"):
         benchmarks.load("vqa-rad", tmp_path)
     (tmp_path / "test.json").write_text(json.dumps([{"qid": 1, "answer_type": "MAYBE"}]))

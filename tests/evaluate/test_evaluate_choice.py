@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from PIL import Image
 
 from llavamed.engine.local import LocalEngine
 from llavamed.errors import InputError
-from llavamed.evaluate import run, show
-from llavamed.evaluate.metrics import choice
+from llavamed.evaluate import benchmarks, run, show
+from llavamed.evaluate.metrics import choice, mmmu
+from llavamed.evaluate.score import score
 from llavamed.model.parts import build
 from llavamed.recipe import EvaluateSection, ModelSection
 
@@ -244,3 +246,39 @@ def test_the_answer_key_alone_is_not_asked(monkeypatch: pytest.MonkeyPatch, shar
     monkeypatch.setattr(run, "connect", lambda model: Engine(looks))
     with pytest.raises(InputError, match="nothing to ask"):
         run.evaluate("fake", "mmmu", shared_data / "mmmu", tmp_path / "out", SECTION)
+
+
+def unread_mmmu(folder: Path, source: Path, reverse: bool) -> list[dict[str, Any]]:
+    """The published outputs with nothing readable in any, the rows of each subject sorted by id as text."""
+    written: list[dict[str, Any]] = []
+    for file in sorted(source.glob("*/output.json")):
+        rows = sorted(json.loads(file.read_text()), key=lambda row: row["id"], reverse=reverse)
+        rows = [row | {"response": "?"} for row in rows]
+        target = folder / file.parent.name / file.name
+        target.parent.mkdir(parents=True)
+        target.write_text(json.dumps(rows))
+        written += rows
+    return written
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_mmmus_letters_are_drawn_in_the_order_of_the_rows_of_the_output_files(
+    tmp_path: Path, shared_data: Path, reverse: bool
+) -> None:
+    rows = unread_mmmu(tmp_path, shared_data / "mmmu" / "llava1.5_13b", reverse)
+    chance = random.Random(42)
+    lucky = {row["id"] for row in rows if "index2ans" in row and chance.choice(row["all_choices"]) == row["answer"]}
+    scores = score(benchmarks.load("mmmu", shared_data / "mmmu"), tmp_path, bootstrap=10)
+    assert {item.question.id for item in scores.items if item.credits["accuracy_official"]} == lucky
+    ids = [item.question.id for item in scores.items]
+    assert ids.index("validation_Art_2") + 1 == ids.index("validation_Art_3")  # the items stay in their own order
+
+
+def test_mmmu_med_alone_says_that_its_draws_are_others(tmp_path: Path, shared_data: Path) -> None:
+    source, key = shared_data / "mmmu" / "llava1.5_13b", shared_data / "mmmu"
+    rows = unread_mmmu(tmp_path, source, reverse=False)
+    drawn = sum("index2ans" in row and mmmu.subject(row["id"]) in mmmu.MEDICAL for row in rows)
+    (note,) = score(benchmarks.load("mmmu-med", key), tmp_path, bootstrap=10).provenance["notes"]
+    assert f"drawn at random for {drawn} answer(s)" in note
+    assert "notes" not in score(benchmarks.load("mmmu-med", key), source, bootstrap=10).provenance  # all are read
+    assert "notes" not in score(benchmarks.load("mmmu", key), tmp_path, bootstrap=10).provenance

@@ -20,6 +20,7 @@ from typing import Any
 from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks.benchmark import Published
 from llavamed.evaluate.benchmarks.files import text_of
+from llavamed.evaluate.benchmarks.offered import closed_options
 from llavamed.records import Question
 
 PAPER = "Li et al. 2023, fine-tuning table"
@@ -53,11 +54,6 @@ def is_closed(row: Row, path: Path, number: int) -> bool:
     return kind == "CLOSED"
 
 
-def yes_no_options(answer: str, closed: bool) -> tuple[str, ...]:
-    """These files do not list the options; a closed question answered by yes or no has those two."""
-    return ("yes", "no") if closed and answer.casefold().rstrip(".") in {"yes", "no"} else ()
-
-
 def _gold(row: Row, path: Path, number: int) -> Question:
     key = next(key for key in _TURNS if key in row)
     turns = row[key]
@@ -70,11 +66,12 @@ def _gold(row: Row, path: Path, number: int) -> Question:
         raise InputError(f"{path}: row {number}: {key} must be one human turn and the gpt turn that answers it")
     closed = is_closed(row, path, number)
     answer = text_of(turns[1], "value", path, number)
+    asked = text_of(turns[0], "value", path, number).replace("<image>", "").strip()
     return Question(
         id=text_of(row, "id", path, number),
         image=text_of(row, "image", path, number),
-        question=text_of(turns[0], "value", path, number).replace("<image>", "").strip(),
+        question=asked,
         answer=answer,
         closed=closed,
-        options=yes_no_options(answer, closed),
+        options=closed_options(asked, answer, closed),
     )

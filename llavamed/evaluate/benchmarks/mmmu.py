@@ -9,7 +9,8 @@ With `answer_dict_val.json` of the authors' repository alone, predictions can be
 answers, and the options come with the predictions (`output.json` of each subject has them).
 
 The order of the questions is part of the official score: where no letter is found, one is drawn at random, from one
-generator over all subjects in alphabetical order.
+generator over all subjects in alphabetical order, within a subject in the order of the rows: those of `output.json`
+where the answers come in one, else those of the benchmark's own file.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from llavamed.errors import InputError
 from llavamed.evaluate.benchmarks.benchmark import Benchmark, Published
 from llavamed.evaluate.benchmarks.files import data_file, read_json, read_parquet, sha256_of, text_of
 from llavamed.evaluate.benchmarks.stored import Cell, ParquetImages, filled_cells
-from llavamed.evaluate.metrics.mmmu import DOMAINS, official_order, subject
+from llavamed.evaluate.metrics.mmmu import DOMAINS, subject
 from llavamed.records import Question
 
 NAME = "mmmu"
@@ -80,7 +81,7 @@ def read_subjects(data: Path, split: str, name: str, subjects: Sequence[str]) ->
     return Benchmark(
         name,
         split,
-        tuple(sorted(questions, key=lambda question: official_order(question.id))),
+        tuple(questions),
         data,
         sha256_of(paths, data),
         prompt="{question}\n\nAnswer the question using a single word or phrase.",
@@ -128,7 +129,7 @@ def _from_key(data: Path, split: str, name: str, subjects: Sequence[str]) -> Ben
     ):
         raise InputError(f"{path}: not MMMU's answer key (id: question_type, ground_truth); fetch the file again")
     questions = []
-    for id in sorted(key, key=official_order):
+    for id in sorted(key, key=subject):  # within one in the order of the file
         row = key[id]
         found = row["ground_truth"]
         answers = tuple(str(answer) for answer in (found if isinstance(found, list) else [found]))

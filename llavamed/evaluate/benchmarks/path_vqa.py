@@ -27,8 +27,8 @@ from llavamed.evaluate.benchmarks.llava_med import (
     is_closed,
     published_rows,
     read_questions,
-    yes_no_options,
 )
+from llavamed.evaluate.benchmarks.offered import closed_options, yes_no_options
 from llavamed.evaluate.benchmarks.stored import Cell, ParquetImages
 from llavamed.records import Question
 
@@ -90,11 +90,12 @@ def _from_json(row: Row, path: Path, number: int) -> Question:
     answer = text_of(row, "answer", path, number)
     closed = is_closed(row, path, number) if "answer_type" in row else bool(yes_no_options(answer, closed=True))
     image = text_of(row, "image", path, number)
+    asked = text_of(row, "question", path, number)
     return Question(
         id=str(row.get("id", number)),
         image=image if Path(image).suffix else f"{image}.jpg",
-        question=text_of(row, "question", path, number),
+        question=asked,
         answer=answer,
         closed=closed,
-        options=yes_no_options(answer, closed),
+        options=closed_options(asked, answer, closed),
     )

@@ -19,8 +19,8 @@ from llavamed.evaluate.benchmarks.llava_med import (
     is_closed,
     published_rows,
     read_questions,
-    yes_no_options,
 )
+from llavamed.evaluate.benchmarks.offered import closed_options
 from llavamed.records import Question
 
 NAME = "slake"
@@ -70,13 +70,14 @@ def read_language(data: Path, split: str, name: str, language: str, published: t
 def _question(row: Row, path: Path, number: int) -> Question:
     closed = is_closed(row, path, number)
     answer = text_of(row, "answer", path, number)
+    asked = text_of(row, "question", path, number)
     return Question(
         id=text_of(row, "qid", path, number),
         image=text_of(row, "img_name", path, number),
-        question=text_of(row, "question", path, number),
+        question=asked,
         answer=answer,
         closed=closed,
-        options=yes_no_options(answer, closed),
+        options=closed_options(asked, answer, closed),
         groups={
             "modality": str(row.get("modality", "")),
             "location": str(row.get("location", "")),

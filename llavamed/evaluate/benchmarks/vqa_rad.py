@@ -20,8 +20,8 @@ from llavamed.evaluate.benchmarks.llava_med import (
     is_closed,
     published_rows,
     read_questions,
-    yes_no_options,
 )
+from llavamed.evaluate.benchmarks.offered import closed_options
 from llavamed.records import Question
 
 NAME = "vqa-rad"
@@ -63,16 +63,17 @@ def read(data: Path, split: str) -> Benchmark:
 def _question(row: Row, path: Path, number: int) -> Question:
     closed = is_closed(row, path, number)
     answer = text_of(row, "answer", path, number)
+    asked = text_of(row, "question", path, number)
     types = {
         _SPELLING.get(name, name) for name in str(row.get("question_type", "")).upper().replace(" ", "").split(",")
     }
     return Question(
         id=text_of(row, "qid", path, number),
         image=text_of(row, "image_name", path, number),
-        question=text_of(row, "question", path, number),
+        question=asked,
         answer=answer,
         closed=closed,
-        options=yes_no_options(answer, closed),
+        options=closed_options(asked, answer, closed),
         groups={
             "organ": str(row.get("image_organ", "")),
             "type": ", ".join(sorted(types)),

@@ -108,9 +108,15 @@ def _letter(text: str) -> str | None:
 
 
 def _official(items: Sequence[Answered]) -> Credits:
-    parsed = iter(mmmu.official_scores([_item(q, text) for q, text, _ in items if not _key_alone(q)]))
-    found = [float(_letter(text) == q.letter) if _key_alone(q) else next(parsed) for q, text, _ in items]
-    return [0.0 if item.failed else credit for item, credit in zip(items, found, strict=True)]
+    """Drawn in the script's order (subjects by name, rows of the file), given back in that of `items`."""
+    whole = [place for place, item in enumerate(items) if not _key_alone(item.question)]
+    whole.sort(key=lambda place: (items[place].question.groups.get("subject", ""), items[place].row))
+    drawn = mmmu.official_scores([_item(items[place].question, items[place].text) for place in whole])
+    found = dict(zip(whole, drawn, strict=True))
+    return [
+        0.0 if item.failed else found[place] if place in found else float(_letter(item.text) == item.question.letter)
+        for place, item in enumerate(items)
+    ]
 
 
 def _strict(text: str, question: Question) -> float:
@@ -121,6 +127,14 @@ def _strict(text: str, question: Question) -> float:
 
 def _notes(items: Sequence[Answered]) -> dict[str, Any]:
     return {"notes": [_BARE_KEY]} if any(_key_alone(item.question) for item in items) else {}
+
+
+def _notes_of_a_part(items: Sequence[Answered]) -> dict[str, Any]:
+    """MMMU-Med's, whose draws are not those that a run over all of MMMU has made when it comes to these subjects."""
+    options = [(item.text, item.question.lettered) for item in items if item.question.options]
+    unread = sum(mmmu.parse_choice(text, lettered) is None for text, lettered in options)
+    told = _notes(items).get("notes", []) + ([_PART.format(unread=unread)] if unread else [])
+    return {"notes": told} if told else {}
 
 
 def _medical(question: Question) -> bool:
@@ -151,6 +165,11 @@ MMMU = Family(
     also=_notes,
 )
 
+_PART = (
+    "Official: a letter was drawn at random for {unread} answer(s), from a generator seeded for these subjects alone. "
+    "In a run over all of MMMU the draws before them move it on, so the same answers may have another official score "
+    "there (`llavamed score mmmu` prints it as accuracy, Health and Medicine)."
+)
 _ALL = ("accuracy", "accuracy_official")
 MMMU_MED = replace(
     MMMU,
@@ -158,4 +177,5 @@ MMMU_MED = replace(
     metrics={name: MMMU.metrics[name] for name in _ALL},
     headline=_HEADLINE,
     rules=(("accuracy", *_ALL),),
+    also=_notes_of_a_part,
 )

@@ -25,11 +25,15 @@ Array = NDArray[np.float64]
 
 
 class Answered(NamedTuple):
-    """A question and what was answered; `text` is "" where the request failed."""
+    """A question and what was answered; `text` is "" where the request failed.
+
+    `row` is its place in a file whose order is part of the official score (MMMU's `output.json`); 0 elsewhere.
+    """
 
     question: Question
     text: str
     failed: bool = False
+    row: int = 0
 
 
 Credits = list[float | None]  # one an item, 0-1; None: the item is not in this metric

@@ -24,7 +24,7 @@ _ORDERS = (1, 2, 3, 4)
 def _texts(items: Sequence[Answered], tokens: Tokens) -> tuple[list[str], list[list[str]]]:
     """A failed request has no words; tokens of the empty text may have (R2Gen's has a full stop)."""
     return ["" if item.failed else tokens(item.text) for item in items], [
-        [tokens(text) for text in q.references] for q, _, _ in items
+        [tokens(text) for text in item.question.references] for item in items
     ]
 
 

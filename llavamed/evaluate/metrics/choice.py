@@ -10,9 +10,10 @@ first. The official ways to read a choice have nothing in common:
   occurs in the answer; anything else is wrong. An article at the start of "A mass" is the choice A.
 - `official_likelihood` (MedMCQA in lm-evaluation-harness, OmniMedVQA's prefix score): the likeliest option.
 
-*Strict* reads, in this order, what the answer calls its answer ("the answer is (B), not (A)"), a marked
-letter ("(C)", "C. left kidney"), the one option named in words, and a letter by itself ("so it is C"). Several
-different choices at one stage are no choice, and no choice is wrong.
+*Strict* reads, behind `</think>` where there is one and in this order, what the answer calls its answer ("the
+answer is (B), not (A)"), a letter that has a line of its own or the reason behind it ("C, because the liver (A) is
+elsewhere"), a marked letter ("(C)", "C. left kidney"), the one option named in words, and a letter by itself ("so it
+is C"). Several different choices at one stage are no choice, and no choice is wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Sequence
 from llavamed.evaluate.metrics.strict import parse_option
 
 OFFICIAL = "choice_official/1"
-STRICT = "choice_strict/2"
+STRICT = "choice_strict/3"
 WHY_THEY_DIFFER = (
     "The official scorers guess: the option whose spelling is most similar to the answer, or any letter that stands "
     "alone, the article A included, so that no answer is ever unreadable; the strict score takes a choice only where "
@@ -115,14 +116,18 @@ def official_likelihood(log_likelihoods: Sequence[float], answer: str) -> float:
 
 # ---------------------------------------------------------------- strict
 
-_IS = r"\b(?i:answer)\s(?:is|would\sbe|should\sbe|must\sbe)[\W_]{0,6}"
+_SURELY = "clearly|obviously|certainly|definitely|surely|probably|likely|most likely|therefore|thus|indeed|actually"
+_IS = (
+    r"\b(?i:answer)\s(?:is|would\sbe|should\sbe|must\sbe)[\W_]{0,6}"
+    rf"(?:(?i:{_SURELY.replace(' ', chr(92) + 's')})[\W_]{{1,6}})?"
+)
 # "the answer is (B)", "Answer: option B", "the answer is A or B"; a capital A before a word is an article
 _OPTION = r"(?i:option|choice|letter)[\W_]{1,4}"
 _STATED = re.compile(
     rf"(?:{_IS}(?:{_OPTION}([A-Z]\b(?!['’-]\w)|[a-z](?=\W{{0,4}}\Z))"
-    r"|([B-Z]\b(?!['’-]\w)|A\b(?!['’-]\w|\s+(?!(?:or|and|because|since|as|but|not|which|due)\b)[a-z])"
+    r"|([B-Z]\b(?!['’-]\w)|A\b(?!['’-]\w|[ \t]+(?!(?:or|and|because|since|as|but|not|which|due)\b)[a-z])"
     r"|[a-z](?=\W{0,4}\Z)))"
-    rf"|\b(?i:answer)[\W_]{{1,6}}(?:{_OPTION})?([A-Z]\b(?!['’-]\w|\s+(?!or\b|and\b)[a-z])|[a-z](?=\W{{0,4}}\Z)))"
+    rf"|\b(?i:answer)[\W_]{{1,6}}(?:{_OPTION})?([A-Z]\b(?!['’-]\w|[ \t]+(?!or\b|and\b)[a-z])|[a-z](?=\W{{0,4}}\Z)))"
     r"(?:\W{0,3}\s(?:or|and)\s[\W_]{0,3}([A-Z])\b)?"
 )
 # an option whose text begins with a letter, "A strong base" or "B cells", where it follows "the answer is"
@@ -136,28 +141,39 @@ _DENIED = re.compile(
     rf"|(?<![\w'’-]){_LETTER}\s(?:(?:is|are|was|seems|would\sbe)\s(?:not\b(?!\s(?:wrong|incorrect))|incorrect|wrong|false)"
     r"|isn['’]t|can(?:not|['’]t)\sbe)\b"
 )
+# a letter with nothing else on its line, or first of all with its reason: "C, because the liver (A) is elsewhere"
+_LINE = re.compile(
+    r"^[ \t>*_(\[]{0,8}([A-Z])[)\]*_.:,;!]{0,4}[ \t\r]{0,8}$"
+    r"|\A[\s*_(\[]{0,8}([A-Z])[)\]*_]{0,4},\s(?:because|since|as|due|given|for)\b",
+    re.MULTILINE,
+)
 # "(C)", "[C]", "**C**", "\boxed{C}", "option C", and "C." or "C)" or "C:" where a line begins
 _MARKED = re.compile(
     r"[(\[{]([A-Z])[)\]}]|\*\*([A-Z])\*\*|\b(?i:option|choice)\s([A-Z])\b|^[ \t>*-]{0,8}([A-Z])[.):](?=\s|\Z)",
     re.MULTILINE,
 )
 # a capital by itself in a sentence is a choice behind such a word or a mark, and before such a word, a mark or the
-# end; elsewhere it is part of a name ("vitamin D", "B cells", "A mass") or denied ("is not B"); "I" is a pronoun
+# end; elsewhere it is part of a name ("vitamin D", "B cells", "A mass") or denied ("is not B"); "I" is a pronoun; what
+# was denied is a semicolon by then, so that "not A but C" is "; but C"
 _BEFORE = (
     "is are be so it's it’s that's that’s and or nor both either neither choose chose select pick say think guess "
     "therefore thus hence with letter"
 )
 _BEHIND = "is and or nor because since as but not would seems fits due"
 _ALONE = re.compile(
-    rf"(?:\A\s*|[^\w\s'’.-]\s*|\.\s+|\b(?i:{_BEFORE.replace(' ', '|')})\s+)"
-    rf"([A-HJ-Z])(?![\w'’-]|\s+(?!(?:{_BEHIND.replace(' ', '|')})\b)\w)"
+    rf"(?:\A\s*|[^\w\s'’.-]\s*|\.\s+|;\s?,?\s+but\s+(?:rather\s+)?|\b(?i:{_BEFORE.replace(' ', '|')})\s+)"
+    rf"([A-HJ-Z])(?![\w'’-]|[ \t]+(?!(?:{_BEHIND.replace(' ', '|')})\b)\w)"
 )
+_THOUGHT = "</think>"  # what a reasoning model thinks before it is not its answer
 _AROUND = string.punctuation + string.whitespace + "–—“”‘’"
 
 
 def parse_choice(prediction: str, options: Sequence[str]) -> str | None:
-    """The letter of the option that the answer, or its first million characters, states; None if none or several."""
-    prediction = prediction[:_LONGEST]
+    """The letter of the option that the answer, or the first million characters of it, states; None if none or several.
+
+    Of an answer with a thought in front of it only what follows the thought is read.
+    """
+    prediction = prediction.rpartition(_THOUGHT)[2][:_LONGEST]
     whole = prediction.strip(_AROUND)
     if len(whole) == 1 and whole.upper() in LETTERS[: len(options)]:
         return whole.upper()
@@ -167,7 +183,7 @@ def parse_choice(prediction: str, options: Sequence[str]) -> str | None:
     if named_first := _option_after_is(prediction, options):
         return named_first
     affirmed = _DENIED.sub(" ; ", prediction)
-    for pattern in (_STATED, _MARKED):
+    for pattern in (_STATED, _LINE, _MARKED):
         stated = {letter.upper() for groups in pattern.findall(affirmed) for letter in groups if letter}
         stated &= set(LETTERS[: len(options)])
         if stated:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from llavamed.evaluate.metrics import strict
 
 OFFICIAL = "gqa_official/1"
-STRICT = "gqa_strict/2"
+STRICT = "gqa_strict/3"
 WHY_THEY_DIFFER = (
     "The official score compares whole strings, so that 'No, it is not' or 'a dog' is wrong where 'no' or 'dog' is "
     "asked; the strict score reads the first whole word yes or no, and compares words without articles."

@@ -38,7 +38,7 @@ from llavamed.evaluate.metrics.strict import strict_overlap as strict_overlap
 from llavamed.evaluate.metrics.vqa_words import map_words, strip_punctuation
 
 OFFICIAL = "llava_med_official/1"  # scorer id and version, written beside every number
-STRICT = "llava_med_strict/3"
+STRICT = "llava_med_strict/4"
 WHY_THEY_DIFFER = (
     "LLaVA-Med's script counts a closed answer as right when the reference is a substring of it, so that "
     "'The study is normal' contains the answer 'no', and its open recall counts the words of the prediction, so "
@@ -171,6 +171,7 @@ def parse_closed(prediction: str, reference: str, options: Sequence[str] = ()) -
 
 
 def strict_closed(prediction: str, reference: str, options: Sequence[str] = ()) -> float:
-    """1.0 if the choice read from the answer is the reference, else 0.0."""
+    """1.0 if the choice read from the answer is the reference, or the option that it names, else 0.0."""
     parsed = parse_closed(prediction, reference, options)
-    return float(parsed is not None and strict_tokens(parsed) == strict_tokens(reference))
+    right = reference if is_yes_no(reference, options) else parse_option(reference, options) or reference
+    return float(parsed is not None and strict_tokens(parsed) == strict_tokens(right))

@@ -14,7 +14,7 @@ from __future__ import annotations
 from llavamed.evaluate.metrics.strict import parse_yes_no
 
 OFFICIAL = "mme_official/1"
-STRICT = "mme_strict/1"
+STRICT = "mme_strict/2"
 WHY_THEY_DIFFER = (
     "The official script looks for the letters yes or no in the first four characters only, so that 'Not sure' is a "
     "no and 'I think yes' is wrong; the strict score takes the first whole word yes or no anywhere in the answer."

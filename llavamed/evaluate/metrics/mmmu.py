@@ -3,13 +3,15 @@
 *Official* is `eval_utils.py` of the benchmark. A choice is the last letter that stands in brackets, else
 between blanks, else the last option whose text occurs in an answer of more than five words, else *drawn
 at random* from a generator seeded with 42 when the script starts. The draws depend on how many came
-before, so items are scored together and in the script's order (`official_order`). "C. left kidney" is
-not readable to it. An open answer is right if the reference is a substring of it, or of its tail behind
-"is", "so", "answer" and the like, or if a number in it equals the reference to two decimals. (The script
-means to split sentences at a period before a capital, after lowering all letters; only lines are split.)
+before, so items are scored together and in the script's order: subjects by name, and within one the
+rows of its `output.json` as they stand. "C. left kidney" is not readable to it. An open answer is
+right if the reference is a substring of it, or of its tail behind "is", "so", "answer" and the like,
+or if a number in it equals the reference to two decimals. (The script means to split sentences at a
+period before a capital, after lowering all letters; only lines are split.)
 
 *Strict* takes the choice that the answer states (`choice.parse_choice`), an open answer by words and
-numbers, and counts what it cannot read as wrong.
+numbers (a sentence around it, "It is 24.32", or a unit is not exact; "\\boxed{24.32}" is), and counts
+what it cannot read as wrong.
 
 The overall score is over all questions. MMMU-Med are the five subjects of "Health and Medicine".
 """
@@ -23,8 +25,8 @@ from typing import NamedTuple
 
 from llavamed.evaluate.metrics import choice, strict
 
-OFFICIAL = "mmmu_official/1"
-STRICT = "mmmu_strict/2"
+OFFICIAL = "mmmu_official/2"
+STRICT = "mmmu_strict/3"
 WHY_THEY_DIFFER = (
     "The official script draws a random option for an answer it cannot read, among them 'C. left kidney', and takes "
     "an open answer as right if the reference is part of it; the strict score reads more ways of stating a choice, "
@@ -59,11 +61,6 @@ class Item(NamedTuple):
 def subject(question_id: str) -> str:
     """'validation_Art_Theory_7' -> 'Art_Theory'."""
     return "_".join(question_id.split("_")[1:-1])
-
-
-def official_order(question_id: str) -> tuple[str, int]:
-    """Sorting key of the script's order: subjects by name, questions by number."""
-    return subject(question_id), int(question_id.rsplit("_", 1)[1])
 
 
 def _accepted(item: Item) -> list[str]:
@@ -149,7 +146,7 @@ def official_open(response: str, answers: Sequence[str]) -> float:
 
 
 def official_scores(items: Sequence[Item]) -> list[float]:
-    """One 0-1 score an item. All items of the run, in `official_order`: the unread ones are drawn one by one."""
+    """One 0-1 score an item. All items of the run, in the script's order: the unread ones are drawn one by one."""
     chance = random.Random(_SEED)
     scores = []
     for item in items:
@@ -165,14 +162,20 @@ def official_scores(items: Sequence[Item]) -> list[float]:
 
 _ANSWER_IS = re.compile(r"\b(?i:answer)(?:\sis\b|\s?:)[\s:*]*")
 _AROUND = " \t\n*_`"  # blanks and markdown
+_BOXED = re.compile(r"\\boxed\s?\{((?:[^{}]|\{[^{}]{0,100}\}){1,200})\}")  # LaTeX, with braces once inside it
 
 
 def parse_strict(item: Item) -> str | None:
-    """The letter stated, or the open answer: what follows the last "answer is" or "answer:"; None if there is none."""
+    """The letter stated, or the open answer; None if there is none.
+
+    An open answer is what the last `\\boxed{}` holds, else what follows the last "answer is" or "answer:".
+    """
     if item.options:
         letters = list(item.options)
         stated = choice.parse_choice(item.response, list(item.options.values()))
         return None if stated is None else letters[choice.LETTERS.index(stated)]
+    if boxed := _BOXED.findall(item.response):
+        return boxed[-1].strip(_AROUND) or None
     *_, final = _ANSWER_IS.split(item.response)
     return final.strip(_AROUND) or None
 

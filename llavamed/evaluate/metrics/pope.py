@@ -16,7 +16,7 @@ from __future__ import annotations
 from llavamed.evaluate.metrics.strict import parse_yes_no
 
 OFFICIAL = "pope_official/1"
-STRICT = "pope_strict/1"
+STRICT = "pope_strict/2"
 WHY_THEY_DIFFER = (
     "The official script takes every answer without the words no or not in its first sentence as a yes, the empty "
     "one and 'NO' included; the strict score takes the first whole word yes or no, and an answer without either "

@@ -32,7 +32,7 @@ from typing import NamedTuple
 from llavamed.evaluate.metrics import strict
 
 OFFICIAL = "report_official/2"
-STRICT = "report_strict/2"
+STRICT = "report_strict/3"
 WHY_THEY_DIFFER = (
     "The official scores are computed on R2Gen's tokens, in which every full stop is a word that matches; the strict "
     "ones on words and numbers alone. Neither sees whether a finding is affirmed or denied: read CheXbert and "

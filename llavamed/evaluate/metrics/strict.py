@@ -2,10 +2,10 @@
 
 Official scorers differ from one another and forgive different things. The strict ones beside them share
 the rules of this module: an answer is its words, without letter case, punctuation and articles; a
-yes/no question is judged by the first whole word "yes" or "no"; with another option set by the one
-option that the answer names; a number by its value; a free answer by true exact match and by multiset
-token precision, recall and F1 (as in SQuAD, Rajpurkar et al., EMNLP 2016). An answer that cannot be
-parsed is wrong.
+yes/no question is judged by the first whole word "yes" or "no", a pair of both ("yes or no") being what
+was asked and no answer; with another option set by the one option that the answer names; a number by its
+value; a free answer by true exact match and by multiset token precision, recall and F1 (as in SQuAD,
+Rajpurkar et al., EMNLP 2016). An answer that cannot be parsed is wrong.
 
 The hard thing is the letter A, which is a choice in "The answer is A" and an article in "A mass": an
 article stands before a noun, and is a capital only where a sentence begins.
@@ -35,6 +35,7 @@ class Overlap(NamedTuple):
 
 
 NO_OVERLAP = Overlap(0.0, 0.0, 0.0)
+WHOLE = Overlap(1.0, 1.0, 1.0)
 YES_NO = frozenset({"yes", "no"})
 
 # a Chinese character is a word, being what questions in Chinese are answered and options told apart by
@@ -88,7 +89,10 @@ def strict_exact(prediction: str, reference: str) -> float:
 
 
 def strict_overlap(prediction: str, reference: str) -> Overlap:
-    """Multiset token overlap as in SQuAD: a word counts as often as both sides have it."""
+    """Multiset token overlap as in SQuAD: a word counts as often as both sides have it; whole on an exact match, as of
+    '5.0' and '5'."""
+    if strict_exact(prediction, reference):
+        return WHOLE
     pred, ref = Counter(strict_tokens(prediction)), Counter(strict_tokens(reference))
     shared = (pred & ref).total()
     if not shared:
@@ -97,9 +101,18 @@ def strict_overlap(prediction: str, reference: str) -> Overlap:
     return Overlap(precision, recall, 2 * precision * recall / (precision + recall))
 
 
+# "yes/no", "yes or no", "neither yes nor no", and "[yes, no]" where nothing follows; "Yes, no mass is seen" is a yes,
+# as are two sentences of which it is the first
+_YES_AND_NO = re.compile(
+    r"\b(?:yes\b\W{0,6}(?:[/|]|\b(?:n?or|and)\b)\W{0,6}no|no\b\W{0,6}(?:[/|]|\b(?:n?or|and)\b)\W{0,6}yes)\b"
+    r"|\b(?:yes\b[^\w.!?\n]{1,6}no|no\b[^\w.!?\n]{1,6}yes)\b(?=[^\w\n]{0,6}(?:\Z|\n)|['\"’”]?[\])}])",
+    re.IGNORECASE,
+)
+
+
 def parse_yes_no(prediction: str) -> str | None:
-    """The first whole word "yes" or "no"; None if there is neither ("normal" has neither)."""
-    return next((word for word in words(prediction) if word in YES_NO), None)
+    """The first whole word "yes" or "no" that is not one of a pair; None if there is none ("normal", "yes or no")."""
+    return next((word for word in words(_YES_AND_NO.sub(" ", prediction)) if word in YES_NO), None)
 
 
 def is_yes_no(reference: str, options: Sequence[str] = ()) -> bool:

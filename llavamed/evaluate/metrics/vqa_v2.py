@@ -22,7 +22,7 @@ from llavamed.evaluate.metrics import strict
 from llavamed.evaluate.metrics.vqa_words import map_words, strip_punctuation
 
 OFFICIAL = "vqa_v2_official/1"
-STRICT = "vqa_v2_strict/2"
+STRICT = "vqa_v2_strict/3"
 WHY_THEY_DIFFER = (
     "The official score gives partial credit for an answer that only one or two of the ten annotators gave and "
     "compares whole normalised strings, so that 'yes, it is' is wrong and the references keep articles that "

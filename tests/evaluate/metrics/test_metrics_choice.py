@@ -44,7 +44,8 @@ def test_a_small_letter_is_a_choice_only_where_nothing_follows(letter: str) -> N
         ("the left kidney, not the right kidney", None),
         ("the left kidney rather than the right kidney, so C", "C"),
         ("It is a mass in the liver", "A"),
-        ("B, since the liver is normal", None),  # letter and text disagree
+        ("B, the liver", None),  # letter and text disagree
+        ("B, since the liver is normal", "B"),  # a reason may name the others
         ("A, since the liver is large", "A"),
     ],
 )
@@ -88,6 +89,44 @@ def test_no_choice_and_several_are_parse_failures_and_wrong(prediction: str) -> 
     ],
 )
 def test_what_is_denied_is_not_chosen(prediction: str, choice: str | None) -> None:
+    assert m.parse_choice(prediction, OPTIONS) == choice
+
+
+@pytest.mark.parametrize("letter", ["A", "B", "C", "D"])
+@pytest.mark.parametrize(
+    "wording",
+    [
+        *(
+            "{}\n\nThe liver is visible.",
+            "{}\n\nExplanation: The image shows the liver.",
+            "{}\n\nBecause",
+            "{}\r\nliver",
+        ),
+        *("{}\n\nExplanation: A is the liver", "{}  \n(A) is too small", "{}, because the liver (A) is elsewhere"),
+        *("**{}**\n\nThe spleen is normal.", "The liver is large, the spleen is not.\n\n{}", "{}.\nA and B are normal"),
+        *("<think>A. liver is wrong</think>{}", "<think>It is B. Or (A)?</think>\n\n({}) as said"),
+        *("the answer is clearly {}", "The answer is most likely ({}).", "The answer is {}\n\nthe liver is normal"),
+    ],
+)
+def test_a_letter_on_its_line_or_with_its_reason_is_the_choice_whatever_is_explained(letter: str, wording: str) -> None:
+    assert m.parse_choice(wording.format(letter), OPTIONS) == letter
+
+
+@pytest.mark.parametrize(
+    ("prediction", "choice"),
+    [
+        ("The answer is not A but C", "C"),
+        ("not A, but rather C", "C"),
+        ("anything but C", None),
+        ("A\nB\nC\nD", None),  # the list of letters is no choice
+        ("A\nB\nC\nD\nThe answer is B", "B"),
+        ("A\n\nOn second thought, the answer is C", "C"),
+        ("A, B and C are normal", None),
+        ("<think>B</think>", None),
+        ("the answer is clearly a mass", None),
+    ],
+)
+def test_lines_of_letters_thoughts_and_denials(prediction: str, choice: str | None) -> None:
     assert m.parse_choice(prediction, OPTIONS) == choice
 
 

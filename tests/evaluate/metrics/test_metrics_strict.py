@@ -27,6 +27,29 @@ def test_yes_no_is_the_first_whole_word(prediction: str, choice: str | None) -> 
 @pytest.mark.parametrize(
     ("prediction", "choice"),
     [
+        *(
+            (text, None)
+            for text in ("yes/no", "Yes or no?", "no / yes", "yes|no", '"yes" or "no"', "yes and no", "yes, no")
+        ),
+        *((text, None) for text in ("It is not possible to say yes or no", "neither yes nor no", "yes, or no")),
+        ("Question: Is there a mass? [yes, no]", None),
+        ("Question: Is there a mass? [yes, no] Answer: no", "no"),
+        ("Answer with yes or no.\nYes", "yes"),
+        ("(Yes/No) No, there is none; yes would be wrong", "no"),
+        ("Yes, no mass is seen", "yes"),
+        ("Yes. No.", "yes"),
+        ("No. Yes would need a mass.", "no"),
+        ("Yes.\nNo mass elsewhere.", "yes"),
+        ("no, or yesterday", "no"),
+    ],
+)
+def test_a_pair_of_yes_and_no_is_no_answer(prediction: str, choice: str | None) -> None:
+    assert m.parse_yes_no(prediction) == choice
+
+
+@pytest.mark.parametrize(
+    ("prediction", "choice"),
+    [
         ("left lung", "left lung"),
         ("It is the left lung.", "left lung"),  # hides the option "lung" inside it
         ("lung", "lung"),
@@ -153,11 +176,19 @@ def test_options_of_the_same_words_cannot_be_told_apart() -> None:
     assert m.parse_option("<image 1>", ("<image 1>", "<image 1>")) is None
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [("5.0", "5"), ("$1,000", "1000.00"), (".5", "0.5"), ("-3%", "−3")])
+def test_f1_is_1_where_exact_is(ours: str, theirs: str) -> None:
+    assert m.strict_exact(ours, theirs) == 1.0
+    assert m.strict_overlap(ours, theirs) == m.strict_overlap(theirs, ours) == m.WHOLE
+
+
 def test_exact_match_and_f1_are_reflexive_and_symmetric(texts: Callable[[int, int], list[str]]) -> None:
     answers = texts(600, 23)
     for ours, theirs in zip(answers, reversed(answers), strict=True):
         assert m.strict_exact(ours, ours) == 1.0
         assert m.strict_exact(ours, theirs) == m.strict_exact(theirs, ours)
         assert m.strict_overlap(ours, theirs).f1 == pytest.approx(m.strict_overlap(theirs, ours).f1)
+        for pair in ((ours, theirs), (ours, ours), (ours, f"{ours}.0"), (f" {ours} ", ours)):
+            assert m.strict_overlap(*pair) == m.WHOLE or not m.strict_exact(*pair)
         small = m.strict_tokens(ours.lower())  # the marks that make a capital A a name are not in the tokens
         assert m.strict_tokens(" ".join(small)) == small
