@@ -162,9 +162,82 @@ def test_llava_meds_own_answer_files_are_matched_by_their_questions(
     assert (code, "missing ids" in err, "unknown ids" in err) == (2, True, True)
     code, _, err = command(*score, "--by-order")
     assert code == 2
-    assert "row 1 was asked 'is there airspace consolidation on the left side?" in err
+    assert "row 1 was asked 'Is there airspace consolidation on the left side?" in err
     (tmp_path / "a.jsonl").write_text(lines([*rows[:-1], rows[0]]))  # an id twice
     assert command(*score)[0] == 2
+
+
+# ---------------------------------------------------------------- what the rows say they were asked
+
+
+WRAPPED: dict[str, Callable[[str], dict[str, Any]]] = {
+    "an image before it": lambda q: {"prompt": f"<image>\n{q}"},
+    "an image behind it": lambda q: {"question": f"{q}\n<image>"},
+    "a suffix": lambda q: {"prompt": f"{q}\nAnswer with one word."},
+    "options": lambda q: {"prompt": f"Question: {q}\nOptions:\nA. yes\nB. no\nAnswer with the letter."},
+    "a chat template": lambda q: {"prompt": f"A chat between ... USER: <im_start><image><im_end>\n{q} ASSISTANT:"},
+    "a chat's messages": lambda q: {"prompt": [{"role": "user", "content": f"<image>\n{q}"}]},
+    "capitals, spaces and line ends": lambda q: {"question": f"  {q.upper()}".replace(" ", " \r\n ")},
+    "without its question mark": lambda q: {"question": q.rstrip("?. ")},
+    "a prompt that is the same for all": lambda q: {"prompt": "Answer in one word.", "question": q},
+    "a cell that is empty": lambda q: {"question": None, "prompt": q},
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_a_question_is_known_in_any_prompt_around_it(
+    form: str, command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    data = shared_data / "vqa_rad"
+    questions = benchmarks.load("vqa-rad", data).questions
+    rows = [{"question_id": q.id, **WRAPPED[form](q.question), "text": q.answer} for q in questions]
+    for row in rows[:40]:  # a few may be in other words
+        row["question"] = row["prompt"] = "What do you see?"
+    (tmp_path / "a.jsonl").write_text(lines(rows[::-1]))
+    code, _, err = command("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("other", ["another file's questions", "half of them another file's", "a unicorn"])
+def test_popes_ids_do_not_hide_answers_to_another_of_its_files(
+    other: str, command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    """Its three files all count from 1 to 3,000 and share the half that is answered yes."""
+    data = shared_data / "pope"
+    questions = benchmarks.load("pope", data, "random").questions
+    rows = [llava(q, q.id) for q in questions]
+    for row, q in zip(rows, questions, strict=True):
+        if other == "a unicorn":
+            row["prompt"] = "Is there a unicorn in the imange?"
+        elif other.startswith("another") or q.answer == "no":
+            row["prompt"] = row["prompt"].replace("in the im", "on the table in the im")
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    asked = ("score", "pope", tmp_path / "a.jsonl", "--data", data, "--split", "random", "--out", tmp_path / "out")
+    code, _, err = command(*asked)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert re.search(r"id \d was asked 'Is there a .*but the question of pope random there is 'Is there a", err)
+    assert "check --split and --data" in err
+    assert "if they were asked the same in other words, take prompt and question out of the rows" in err
+    for row in rows:  # as it says
+        del row["prompt"]
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    assert command(*asked)[0] == 0
+
+
+def test_ids_of_another_count_are_told_by_the_questions(command: Command, shared_data: Path, tmp_path: Path) -> None:
+    data = shared_data / "vqa_rad"
+    questions = benchmarks.load("vqa-rad", data).questions
+    ids = [q.id for q in questions]
+    rows = [llava(q, id) for q, id in zip(questions, ids[100:] + ids[:100], strict=True)]
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    asked = ("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    code, _, err = command(*asked)
+    assert (code, "each row repeats the question in its place: match with --by-order" in err) == (2, True)
+    assert command(*asked, "--by-order")[0] == 0
+    assert show.read(tmp_path / "out")["scores"]["open_exact"]["value"] == 100
+    (tmp_path / "a.jsonl").write_text(lines(rows[::-1]))
+    code, _, err = command(*asked)
+    assert (code, "check --split and --data" in err) == (2, True)
 
 
 # ---------------------------------------------------------------- bad input
