@@ -19,6 +19,7 @@ of the same data that is not asked here (`beside`: SLAKE's other language) is pa
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import unicodedata
@@ -53,6 +54,7 @@ _NO_TEXT = {*ID_KEYS, *TEXT_KEYS, *_QUESTION_KEYS, *_ANSWERER, _NUMBERED} | {
 _ASTRAY = 0.1
 _IMAGE_TAG = re.compile(r"<\s*(?:image|img)[^<>]*>", re.IGNORECASE)
 _SUSPECT = 20  # answers; so many without one that differs in a letter from the reference are the references
+_NO_ANSWER = "no answer in the file (null or NaN)"
 _TOLD = 5  # ids of each kind in an error
 
 
@@ -87,7 +89,7 @@ def match(
     Raises InputError for rows without an answer or made under another control than `control`, for references given as
     answers, for missing, repeated or unknown ids, and if more than a few rows say they were asked something else.
     """
-    rows = list(rows)
+    rows = [row if isinstance(row, Prediction) else _without_nan(row) for row in rows]
     known = {question.id for question in benchmark.questions}
     if by_order:
         named = [(f"row {n}", row, q) for n, (row, q) in enumerate(zip(rows, benchmark.questions, strict=False), 1)]
@@ -216,10 +218,11 @@ def _prediction(
     id_key = next((key for key in ID_KEYS if row.get(key) is not None), None)
     if id_key is None and not by_order:
         raise InputError(f"{where}: row {number} has no id ({', '.join(ID_KEYS)}); add it, or match with --by-order")
+    text = _text(row, where, number)
     return Prediction(
         id=_own_id(row, _id(row[id_key]), benchmark, known) if id_key else str(number),
-        text=_text(row, where, number),
-        failed=str(row.get("failed") or ""),
+        text=text or "",
+        failed=str(row.get("failed") or ("" if text is not None else _NO_ANSWER)),
         control=str(row.get("control") or "real"),
     )
 
@@ -328,17 +331,27 @@ def _no_references(
         )
 
 
+def _without_nan(row: Row) -> Row:
+    """NaN is what pandas makes of nothing: None here, wherever it stands."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+
 def _text_key(row: Row) -> str | None:
-    return next((key for key in TEXT_KEYS if row.get(key) is not None), None)
+    """The key of the answer: the first that holds something, else the first that is there. Beside an empty one of the
+    others `answer` is the reference."""
+    there = [key for key in TEXT_KEYS if key in row]
+    sure = [key for key in there if key != "answer"] or there
+    return next((key for key in sure if row[key] is not None), sure[0] if sure else None)
 
 
-def _text(row: Row, where: str, number: int) -> str:
+def _text(row: Row, where: str, number: int) -> str | None:
+    """The answer; None where its place is empty, for a request that failed."""
     numbered = str(row.get(_NUMBERED, "")).strip()
     if numbered in tuple("12345678"):
         return ascii_uppercase[int(numbered) - 1]
     key = _text_key(row)
     if key is None and row.get("failed"):
-        return ""
+        return None
     if key is None:
         raise InputError(f"{where}: row {number} has no answer; put it under one of {', '.join(TEXT_KEYS)}")
     text = row[key]
@@ -346,7 +359,7 @@ def _text(row: Row, where: str, number: int) -> str:
         (text,) = text
     if isinstance(text, list | dict):
         raise InputError(f"{where}: row {number}: {key} is a {type(text).__name__}; it must be the answer's text")
-    return str(text)
+    return None if text is None else str(text)
 
 
 def _own_id(row: Row, id: str, benchmark: Benchmark, known: set[str]) -> str:

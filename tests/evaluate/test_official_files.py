@@ -243,6 +243,50 @@ def test_ids_of_another_count_are_told_by_the_questions(command: Command, shared
 # ---------------------------------------------------------------- bad input
 
 
+NOTHING: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "NaN in a list": ("a.json", lambda rows: json.dumps([{**row, "text": float("nan")} for row in rows])),
+    "NaN in JSON lines": ("a.jsonl", lambda rows: lines([{**row, "text": float("nan")} for row in rows])),
+    "null": ("a.jsonl", lambda rows: lines([{**row, "text": None} for row in rows])),
+    "null beside the reference": (
+        "a.jsonl",
+        lambda rows: lines([{**row, "answer": row["text"], "text": None} for row in rows]),
+    ),
+    "null beside an empty column": (
+        "a.jsonl",
+        lambda rows: lines([{**row, "text": None, "pred": None} for row in rows]),
+    ),
+    "null in a list": ("a.jsonl", lambda rows: lines([{**row, "text": [None]} for row in rows])),
+    "null under answer alone": (
+        "a.json",
+        lambda rows: json.dumps([{"id": row["question_id"], "answer": None} for row in rows]),
+    ),
+    "null by id": ("a.json", lambda rows: json.dumps({row["question_id"]: None for row in rows})),
+}
+
+
+@pytest.mark.parametrize("form", NOTHING)
+def test_an_answer_that_is_null_or_nan_failed_and_is_wrong(
+    form: str, command: Command, colours: Path, colour_benchmark: Benchmark, tmp_path: Path
+) -> None:
+    name, write = NOTHING[form]
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    rows = [llava(q, q.id) for q in colour_benchmark.questions]
+    (answers / name).write_text(write(rows[:9]))
+    (answers / f"b{Path(name).suffix}").write_text(lines([{**row, "failed": float("nan")} for row in rows[9:]]))
+    code, _, err = command("score", "phantom", answers, "--data", colours, "--out", tmp_path / "out")
+    assert code == 0, err
+    body = show.read(tmp_path / "out")
+    assert body["provenance"]["n_failed"] == 9
+    assert (body["scores"]["open_exact"]["n"], body["scores"]["open_exact"]["value"]) == (
+        18,
+        pytest.approx(500 / 6, abs=1e-3),
+    )
+    items = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
+    assert {(item["prediction"], item["failed"]) for item in items[:9]} == {("", "no answer in the file (null or NaN)")}
+    assert not any(item["failed"] for item in items[9:])
+
+
 def test_one_missing_id_is_named(command: Command, shared_data: Path, tmp_path: Path) -> None:
     data = shared_data / "vqa_rad"
     questions = benchmarks.load("vqa-rad", data).questions
