@@ -13,7 +13,8 @@ row numbers for ids, POPE's none. And an id may be another question's: POPE's th
 every renumbered file. So whichever way rows are matched, what they say they were asked has to hold the question, in all
 but a few of them; a prompt may put anything around it. An id that the benchmark knows under another name (`aliases`;
 LLaVA's files name MME's and TextVQA's questions by picture, so the question's text is looked at too) is translated; one
-of the same data that is not asked here (`beside`: SLAKE's other language) is passed over.
+of the same data that is not asked here (`beside`: SLAKE's other language) is passed over. Where a benchmark has files
+that count alike (`parts`; POPE's three), a row is of the part that its `category` or the name of its file says.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ ID_KEYS = ("id", "question_id", "questionId", "qid", "index", "study_id")
 TEXT_KEYS = ("text", "prediction", "model_pred", "response", "pred", "report", "answer")
 _NUMBERED = "Prediction (correct option)"  # MedMCQA's submission: 1 is A
 _QUESTION_KEYS = ("prompt", "question")  # where a file repeats what was asked
+_FILE = "answers_file"  # the name of the file that a row of a folder was in
 # columns of text beside an answer that are no prediction: ids, what was asked with, and who answered
 _ANSWERER = ("answer_id", "model_id", "model")
 _NO_TEXT = {*ID_KEYS, *TEXT_KEYS, *_QUESTION_KEYS, *_ANSWERER, _NUMBERED} | {
     *("image", "image_id", "image_name", "img_name", "img_id", "answer_type", "failed", "control", "category"),
-    *("split", "dataset", "subject", "type", "question_type", "metadata", "label"),
+    *(_FILE, "split", "dataset", "subject", "type", "question_type", "metadata", "label"),
 }
 # of the rows that repeat their question, how many may repeat another. A few: a prompt may have a question in other
 # words. Not half: POPE's three files, all with the ids 1 to 3,000, share half of their questions
@@ -63,7 +65,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise InputError(f"{path}: no such file; give a file or folder of answers")
     if path.is_dir():
-        return [row for file in _files(path) for row in (_mme(file) if _is_mme(file) else read(file))]
+        pieces = [(file, _mme(file) if _is_mme(file) else read(file)) for file in _files(path)]
+        return [{_FILE: file.stem, **row} for file, rows in pieces for row in rows]
     if path.suffix in (".csv", ".tsv"):
         return [{_usual(name): cell for name, cell in row.items()} for row in read_table(path)]
     if path.suffix == ".json" and _first(path) in "[{":
@@ -91,6 +94,7 @@ def match(
     """
     rows = [row if isinstance(row, Prediction) else _without_nan(row) for row in rows]
     known = {question.id for question in benchmark.questions}
+    rows = _by_parts(benchmark, rows, known)
     if by_order:
         named = [(f"row {n}", row, q) for n, (row, q) in enumerate(zip(rows, benchmark.questions, strict=False), 1)]
         _require_asked(benchmark, named, where, by_order=True)
@@ -208,6 +212,25 @@ def _mme(path: Path) -> list[dict[str, Any]]:
 
 
 # ---------------------------------------------------------------- rows
+
+
+def _by_parts(benchmark: Benchmark, rows: list[Row | Prediction], known: set[str]) -> list[Row | Prediction]:
+    """The rows with ids of the form PART/NUMBER and in the parts' order, if every row tells its part."""
+    found = [(part, row) for row in rows if not isinstance(row, Prediction) and (part := _part(benchmark, row))]
+    if len(found) < len(rows):
+        return rows
+    renamed: list[tuple[int, Row]] = []
+    for part, row in found:
+        key = next((key for key in ID_KEYS if row.get(key) is not None), None)
+        named = f"{part}/{_id(row[key])}" if key else ""
+        renamed.append((benchmark.parts.index(part), {**row, key: named} if key and named in known else row))
+    return [row for _, row in sorted(renamed, key=lambda pair: pair[0])]
+
+
+def _part(benchmark: Benchmark, row: Row) -> str:
+    said, file = str(row.get("category") or "").casefold(), str(row.get(_FILE, "")).casefold()
+    named = [part for part in benchmark.parts if part in file]
+    return said if said in benchmark.parts else named[0] if len(named) == 1 else ""
 
 
 def _prediction(

@@ -240,6 +240,53 @@ def test_ids_of_another_count_are_told_by_the_questions(command: Command, shared
     assert (code, "check --split and --data" in err) == (2, True)
 
 
+CATEGORIES = ("random", "popular", "adversarial")
+POPES: dict[str, Callable[[str, Question, int], dict[str, Any]]] = {
+    "ids that count from 1 in each": lambda _, q, n: llava(q, n),
+    "the same without prompts": lambda _, q, n: {"question_id": n, "text": q.answer},
+    "the same, with the category": lambda category, q, n: {"question_id": n, "category": category, "text": q.answer},
+    "ids of ours": lambda _, q, n: {"id": q.id, "text": q.answer},
+    "POPE's own, without ids": lambda _, q, n: {"question": q.question, "answer": q.answer.title()},
+}
+
+
+@pytest.mark.parametrize("form", POPES)
+@pytest.mark.parametrize("pieces", ["a file each", "one file"])
+def test_popes_three_files_are_scored_together(form: str, pieces: str, command: Command, tmp_path: Path) -> None:
+    """Half of the questions are asked in all three, and no two files have the same answers to the others."""
+    data, answers = tmp_path / "data", tmp_path / "answers"
+    data.mkdir()
+    answers.mkdir()
+    for shift, category in enumerate(CATEGORIES):
+        rows = [
+            {
+                "question_id": n + 1,
+                "image": f"{n // 2}.jpg",
+                "text": f"Is there a {n if n % 2 else f'{category} {n}'} in the image?",
+                "label": "no" if n % 2 == 0 or (n + shift) % 3 == 0 else "yes",
+            }
+            for n in range(24)
+        ]
+        (data / f"coco_pope_{category}.json").write_text(lines(rows))
+    questions = benchmarks.load("pope", data).questions
+    written = {c: [q for q in questions if q.groups["category"] == c] for c in CATEGORIES}
+    rows_of = {c: [POPES[form](c, q, n) for n, q in enumerate(qs, 1)] for c, qs in written.items()}
+    if pieces == "a file each":
+        for category, rows in rows_of.items():
+            (answers / f"coco_pope_{category}_answers.jsonl").write_text(lines(rows))
+    else:
+        (answers / "all.jsonl").write_text(lines([row for rows in rows_of.values() for row in rows]))
+    told = pieces == "a file each" or "category" in form or "ours" in form or form.startswith("POPE")
+    code, _, err = command("score", "pope", answers, "--data", data, "--out", tmp_path / "out")
+    assert code == (0 if told else 2), err
+    if told:
+        scores = show.read(tmp_path / "out")["scores"]
+        assert (scores["f1"]["value"], scores["f1_official"]["value"], scores["f1"]["n"]) == (100, 100, 72)
+    else:
+        assert "72 unknown ids" in err or "repeated ids" in err
+        assert "--by-order" in err
+
+
 # ---------------------------------------------------------------- bad input
 
 
