@@ -15,7 +15,7 @@ import pytest
 from llavamed import cli
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
-from llavamed.evaluate.score import MAX_ANSWER
+from llavamed.evaluate.score import MAX_ANSWER, score
 from llavamed.records import Question
 
 Command = Callable[..., tuple[int, str, str]]
@@ -148,8 +148,8 @@ def test_llava_meds_own_answer_files_are_matched_by_their_questions(
         for number, q in enumerate(questions)
     ]
     (tmp_path / "a.jsonl").write_text(lines(rows))
-    score = ("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
-    code, _, err = command(*score)
+    asked = ("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    code, _, err = command(*asked)
     assert code == 0, err
     assert "matched by order; its ids are not the benchmark's, but each row repeats its question" in err
     scores = show.read(tmp_path / "out")["scores"]
@@ -158,13 +158,42 @@ def test_llava_meds_own_answer_files_are_matched_by_their_questions(
     assert scores["open_recall"]["value"] == 100
 
     (tmp_path / "a.jsonl").write_text(lines(rows[1:] + rows[:1]))
-    code, _, err = command(*score)
+    code, _, err = command(*asked)
     assert (code, "missing ids" in err, "unknown ids" in err) == (2, True, True)
-    code, _, err = command(*score, "--by-order")
+    code, _, err = command(*asked, "--by-order")
     assert code == 2
     assert "row 1 was asked 'Is there airspace consolidation on the left side?" in err
     (tmp_path / "a.jsonl").write_text(lines([*rows[:-1], rows[0]]))  # an id twice
-    assert command(*score)[0] == 2
+    assert command(*asked)[0] == 2
+
+
+def test_what_a_benchmarks_own_training_split_shows_is_said_with_the_score(
+    command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    """All 203 images of VQA-RAD's test split are in its training split, and so are some of its questions."""
+    data = shared_data / "vqa_rad"
+    train, test = (benchmarks.load("vqa-rad", data, split) for split in ("train", "test"))
+    asked = {(q.image, " ".join(q.question.casefold().split())) for q in train.questions}
+    again = sum((q.image, " ".join(q.question.casefold().split())) in asked for q in test.questions)
+    rows = [llava(q, q.id) for q in test.questions]
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    code, out, err = command("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert re.search(r"Seen in training: of 203 images 203 by name .*the benchmark's own training split, of 451", out)
+    assert f"451 questions {again} are asked there on the same image in the same words." in " ".join(out.split())
+    found = show.read(tmp_path / "out")["provenance"]["seen_in_training"]
+    assert (found["test_images"], found["images_by_name"], found["same_image_and_question"]) == (203, 203, again)
+    assert "Seen in training" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_of_splits_in_folders_of_their_own_only_what_is_known_is_said(colour_benchmark: Benchmark) -> None:
+    rows = [{"id": q.id, "text": q.answer} for q in colour_benchmark.questions]
+    body = score(colour_benchmark, rows, bootstrap=10).to_json()
+    assert not any("Seen in training" in line for line in show.notes(body))
+    counts = {"test_images": 1200, "test_questions": 2000, "same_image_and_question": 3, "unreadable_images": 0}
+    for more, told in (({}, "an unknown number"), ({"images_by_sha256": 0}, "0 by content")):
+        body["provenance"]["seen_in_training"] = counts | more
+        assert f"Seen in training: of 1,200 images {told} are in" in " ".join(show.notes(body))
 
 
 # ---------------------------------------------------------------- what the rows say they were asked
