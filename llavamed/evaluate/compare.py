@@ -5,7 +5,8 @@ In: folders that `llavamed eval` or `llavamed score` made. Out: `compare.json` w
 The hard thing is to compare only what is comparable. Runs on another version of the data, another split or scored
 by another version of a scorer are an error: their numbers differ for reasons that are no model's. Another prompt or
 decoding is a choice of whoever ran it; it is allowed and said loudly. Questions are matched by id, and a pair of
-runs is tested on the questions themselves (`significance.py`), not on whether two intervals overlap.
+runs is tested on the questions themselves (`significance.py`), not on whether two intervals overlap. A score that is no
+mean (POPE's F1, MME's, BLEU) is counted again from the answers; what cannot be tested is said.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ from llavamed.errors import InputError
 from llavamed.evaluate import show
 from llavamed.evaluate.benchmarks import Published
 from llavamed.evaluate.controls import OF_THE_IMAGE
-from llavamed.evaluate.significance import holm, mcnemar, paired_bootstrap
+from llavamed.evaluate.families import Answered
+from llavamed.evaluate.significance import holm, mcnemar, paired_bootstrap, paired_total
 from llavamed.evaluate.statistics import bootstrap
-from llavamed.records import read_jsonl
+from llavamed.records import Question, read_jsonl
 
 LEAKAGE = "leakage.json"  # beside the scores, where `eval leakage` was asked
 _ALL_PAIRS = 4  # runs; of more, each is tested against the first: many tests leave none of them any power
 _GROUP_DRAWS = 1000
 _SMALLEST_GROUP = 5  # questions; smaller ones are put together
+_UNTESTED = "more of it is no merit, or it was scored by another version than this one"
 _YES_NO = ("yes", "no")
 _UNREADABLE = "not readable"
 
@@ -132,6 +135,10 @@ def compare(runs: Sequence[Run], draws: int = 10_000, seed: int = 0) -> dict[str
     metrics = headline(runs)
     if not metrics:
         raise InputError(f"{runs[0].folder}: no metric that all these runs have; answers for a judge have none")
+    pairs = _pairs(runs, metrics, draws, seed)
+    tested = {row["metric"] for row in pairs}
+    if pairs and (untested := [name for name in metrics if name not in tested]):
+        warnings.append(f"Not tested: {', '.join(untested)}: {_UNTESTED}.")
     return {
         "benchmark": runs[0].scores["benchmark"],
         "split": runs[0].scores["split"],
@@ -140,7 +147,7 @@ def compare(runs: Sequence[Run], draws: int = 10_000, seed: int = 0) -> dict[str
         "warnings": warnings,
         "runs": [_run(run) for run in runs],
         "published": [vars(row) for row in published(runs[0].scores["benchmark"], runs[0].scores["split"])],
-        "pairs": _pairs(runs, metrics, draws, seed),
+        "pairs": pairs,
         "groups": _groups(runs, metrics, seed),
         "yes_no": [_yes_no(run) for run in runs],
         "letters": [row for run in runs for row in _letters(run)],
@@ -220,7 +227,8 @@ def _pairs(runs: Sequence[Run], metrics: Sequence[str], draws: int, seed: int) -
             ours, theirs = credits(first, metric), credits(second, metric)
             ids = [id for id in ours if id in theirs]
             if not ids:
-                continue  # a number of the whole has no questions to pair
+                rows += _total_pair(first, second, metric, draws, seed)
+                continue
             a, b = [ours[id] for id in ids], [theirs[id] for id in ids]
             found = paired_bootstrap(a, b, [_image(first, id) for id in ids], draws, seed, show.most(metric))
             row = {"first": first.name, "second": second.name, "metric": metric, **vars(found)}
@@ -231,6 +239,26 @@ def _pairs(runs: Sequence[Run], metrics: Sequence[str], draws: int, seed: int) -
     for row, adjusted in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row["p_holm"] = adjusted
     return rows
+
+
+def _total_pair(first: Run, second: Run, name: str, draws: int, seed: int) -> list[dict[str, Any]]:
+    """The row of a pair by a score that is no mean; none where it cannot be tested."""
+    metric = show.family(first.scores).metrics.get(name)
+    if metric is None or metric.total is None or not metric.pairs:
+        return []
+    if metric.scorer != first.scores["scores"][name]["scorer"]:
+        return []  # its rows are counted by this version
+    ids = [id for id, item in first.items.items() if metric.over(_answered(item).question)]
+    ours, theirs = (metric.total.rows([_answered(run.items[id]) for id in ids]) for run in (first, second))
+    images = [_image(first, id) for id in ids]
+    found = paired_total(ours, theirs, metric.total.value, images, draws, seed, metric.most)
+    return [{"first": first.name, "second": second.name, "metric": name, **vars(found)}]
+
+
+def _answered(item: Item) -> Answered:
+    renamed = {"answer": item["reference"], "answers": item.get("references", ())}
+    failed = bool(item["failed"])
+    return Answered(Question.from_json({**item, **renamed}), "" if failed else str(item["prediction"]), failed)
 
 
 def _image(run: Run, id: str) -> str:

@@ -188,10 +188,7 @@ def page(body: Mapping[str, Any], runs: Sequence[Run], picture: Callable[[str], 
             "What the image is worth", *gaps_table(body), text="The score lost without the right image, in points."
         )
     if body["pairs"]:
-        tested = {row["metric"] for row in body["pairs"]}
-        whole = [_title(metric) for metric in body["headline"] if metric not in tested]
-        untested = f" Not tested: {', '.join(whole)}, a number of the whole and not of questions." if whole else ""
-        made.table("Which differences are real", *pairs_table(body), text=_HOW_TESTED + untested)
+        made.table("Which differences are real", *pairs_table(body), text=_HOW_TESTED)
     if body["published"]:
         made.table(
             "Beside published results",

@@ -9,16 +9,21 @@ reference, in VQA's it is the answer.
 The hard thing is to lose nothing silently. Every question needs exactly one row: missing, repeated and unknown ids
 are an error that names them all at once. Ids that are not the benchmark's are passed over, and that is said, only
 where every row repeats what it was asked and these are all questions in their order: LLaVA-Med's answer files have
-row numbers for ids, POPE's none. With --by-order the same is looked at, as far as the rows tell it. An id that the
-benchmark knows under another name (`aliases`; LLaVA's files name MME's and TextVQA's questions by picture, so the
-question's text is looked at too) is translated; one of the same data that is not asked here (`beside`: SLAKE's other
-language) is passed over.
+row numbers for ids, POPE's none. And an id may be another question's: POPE's three files all count from 1, and so does
+every renumbered file. So whichever way rows are matched, what they say they were asked has to hold the question, in all
+but a few of them; a prompt may put anything around it. An id that the benchmark knows under another name (`aliases`;
+LLaVA's files name MME's and TextVQA's questions by picture, so the question's text is looked at too) is translated; one
+of the same data that is not asked here (`beside`: SLAKE's other language) is passed over. Where a benchmark has files
+that count alike (`parts`; POPE's three), a row is of the part that its `category` or the name of its file says.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -39,13 +44,19 @@ ID_KEYS = ("id", "question_id", "questionId", "qid", "index", "study_id")
 TEXT_KEYS = ("text", "prediction", "model_pred", "response", "pred", "report", "answer")
 _NUMBERED = "Prediction (correct option)"  # MedMCQA's submission: 1 is A
 _QUESTION_KEYS = ("prompt", "question")  # where a file repeats what was asked
+_FILE = "answers_file"  # the name of the file that a row of a folder was in
 # columns of text beside an answer that are no prediction: ids, what was asked with, and who answered
 _ANSWERER = ("answer_id", "model_id", "model")
 _NO_TEXT = {*ID_KEYS, *TEXT_KEYS, *_QUESTION_KEYS, *_ANSWERER, _NUMBERED} | {
     *("image", "image_id", "image_name", "img_name", "img_id", "answer_type", "failed", "control", "category"),
-    *("split", "dataset", "subject", "type", "question_type", "metadata", "label"),
+    *(_FILE, "split", "dataset", "subject", "type", "question_type", "metadata", "label"),
 }
+# of the rows that repeat their question, how many may repeat another. A few: a prompt may have a question in other
+# words. Not half: POPE's three files, all with the ids 1 to 3,000, share half of their questions
+_ASTRAY = 0.1
+_IMAGE_TAG = re.compile(r"<\s*(?:image|img)[^<>]*>", re.IGNORECASE)
 _SUSPECT = 20  # answers; so many without one that differs in a letter from the reference are the references
+_NO_ANSWER = "no answer in the file (null or NaN)"
 _TOLD = 5  # ids of each kind in an error
 
 
@@ -54,7 +65,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         raise InputError(f"{path}: no such file; give a file or folder of answers")
     if path.is_dir():
-        return [row for file in _files(path) for row in (_mme(file) if _is_mme(file) else read(file))]
+        pieces = [(file, _mme(file) if _is_mme(file) else read(file)) for file in _files(path)]
+        return [{_FILE: file.stem, **row} for file, rows in pieces for row in rows]
     if path.suffix in (".csv", ".tsv"):
         return [{_usual(name): cell for name, cell in row.items()} for row in read_table(path)]
     if path.suffix == ".json" and _first(path) in "[{":
@@ -78,12 +90,14 @@ def match(
     """One prediction a question, in the benchmark's order; with `by_order` ids are ignored.
 
     Raises InputError for rows without an answer or made under another control than `control`, for references given as
-    answers, for missing, repeated or unknown ids, and with `by_order` for rows that say they were asked something else.
+    answers, for missing, repeated or unknown ids, and if more than a few rows say they were asked something else.
     """
-    rows = list(rows)
+    rows = [row if isinstance(row, Prediction) else _without_nan(row) for row in rows]
     known = {question.id for question in benchmark.questions}
+    rows = _by_parts(benchmark, rows, known)
     if by_order:
-        _require_order(benchmark, rows, where)
+        named = [(f"row {n}", row, q) for n, (row, q) in enumerate(zip(rows, benchmark.questions, strict=False), 1)]
+        _require_asked(benchmark, named, where, by_order=True)
     elif _ids_are_others(benchmark, rows, known) and all(_in_order(benchmark, rows)):
         by_order = True
         print(f"{where}: matched by order; its ids are not the benchmark's, but each row repeats its question",
@@ -92,6 +106,11 @@ def match(
     _made_under(control, answers, where)
     _no_references(benchmark, rows, answers, where)
     matched = _by_order(benchmark, answers, where) if by_order else _by_id(benchmark, known, answers, where)
+    if not by_order:
+        about = {question.id: question for question in benchmark.questions}
+        given = zip(answers, rows, strict=True)
+        named = [(f"id {answer.id}", row, about[answer.id]) for answer, row in given if answer.id in about]
+        _require_asked(benchmark, named, where, by_order=False)
     asked = [question.question for question in benchmark.questions]
     if any(asked) and [prediction.text.strip() for prediction in matched] == asked:
         raise InputError(f"{where}: every answer is the question itself; give the answers, not the benchmark's file")
@@ -195,6 +214,25 @@ def _mme(path: Path) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- rows
 
 
+def _by_parts(benchmark: Benchmark, rows: list[Row | Prediction], known: set[str]) -> list[Row | Prediction]:
+    """The rows with ids of the form PART/NUMBER and in the parts' order, if every row tells its part."""
+    found = [(part, row) for row in rows if not isinstance(row, Prediction) and (part := _part(benchmark, row))]
+    if len(found) < len(rows):
+        return rows
+    renamed: list[tuple[int, Row]] = []
+    for part, row in found:
+        key = next((key for key in ID_KEYS if row.get(key) is not None), None)
+        named = f"{part}/{_id(row[key])}" if key else ""
+        renamed.append((benchmark.parts.index(part), {**row, key: named} if key and named in known else row))
+    return [row for _, row in sorted(renamed, key=lambda pair: pair[0])]
+
+
+def _part(benchmark: Benchmark, row: Row) -> str:
+    said, file = str(row.get("category") or "").casefold(), str(row.get(_FILE, "")).casefold()
+    named = [part for part in benchmark.parts if part in file]
+    return said if said in benchmark.parts else named[0] if len(named) == 1 else ""
+
+
 def _prediction(
     row: Row | Prediction, benchmark: Benchmark, known: set[str], where: str, number: int, by_order: bool
 ) -> Prediction:
@@ -203,10 +241,11 @@ def _prediction(
     id_key = next((key for key in ID_KEYS if row.get(key) is not None), None)
     if id_key is None and not by_order:
         raise InputError(f"{where}: row {number} has no id ({', '.join(ID_KEYS)}); add it, or match with --by-order")
+    text = _text(row, where, number)
     return Prediction(
         id=_own_id(row, _id(row[id_key]), benchmark, known) if id_key else str(number),
-        text=_text(row, where, number),
-        failed=str(row.get("failed") or ""),
+        text=text or "",
+        failed=str(row.get("failed") or ("" if text is not None else _NO_ANSWER)),
         control=str(row.get("control") or "real"),
     )
 
@@ -217,19 +256,26 @@ def _id(value: Any) -> str:
 
 
 def _asked(row: Row | Prediction) -> str:
-    """What a row says it was asked, in lower case and with single blanks; "" where it does not say."""
-    found = "" if isinstance(row, Prediction) else next((row[key] for key in _QUESTION_KEYS if row.get(key)), "")
-    return _plain(str(found))
+    """What a row says it was asked; "" where it does not say."""
+    if isinstance(row, Prediction):
+        return ""
+    return "\n".join(str(row[key]) for key in _QUESTION_KEYS if isinstance(row.get(key), str | list | dict))
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
+    """The words alone, in lower case: line ends, stops and the places of images differ from tool to tool."""
+    text = unicodedata.normalize("NFKC", _IMAGE_TAG.sub(" ", text))
+    return " ".join(re.findall(r"\w+", text.casefold()))
 
 
 def _in_order(benchmark: Benchmark, rows: Sequence[Row | Prediction]) -> list[bool]:
     """Row by row, whether it says that it was asked the question in its place."""
     pairs = zip(rows, benchmark.questions, strict=False)
-    return [bool(question.question) and _plain(question.question) in _asked(row) for row, question in pairs]
+    return [bool(_plain(question.question)) and _agree(row, question) for row, question in pairs]
+
+
+def _agree(row: Row | Prediction, question: Question) -> bool:
+    return _plain(question.question) in _plain(_asked(row))
 
 
 def _ids_are_others(benchmark: Benchmark, rows: Sequence[Row | Prediction], known: set[str]) -> bool:
@@ -246,18 +292,31 @@ def _ids_are_others(benchmark: Benchmark, rows: Sequence[Row | Prediction], know
     return len(set(given)) == len(given) and not (len(given) == len(rows) and set(given) == known)
 
 
-def _require_order(benchmark: Benchmark, rows: Sequence[Row | Prediction], where: str) -> None:
-    """Raises InputError if most rows that say what they were asked say something else than the question in their
-    place. Not every one: a prompt may have the question in other words."""
-    agree = [(place, agrees) for place, agrees in enumerate(_in_order(benchmark, rows)) if _asked(rows[place])]
-    apart = [place for place, agrees in agree if not agrees and benchmark.questions[place].question]
-    if len(apart) * 2 > len(agree):
-        place = apart[0]
-        raise InputError(
-            f"{where}: row {place + 1} was asked {_asked(rows[place])[:80]!r}, but question {place + 1} of "
-            f"{benchmark.name} {benchmark.split} is {benchmark.questions[place].question[:80]!r}; "
-            "they are not in the same order"
-        )
+def _require_asked(
+    benchmark: Benchmark, pairs: Sequence[tuple[str, Row | Prediction, Question]], where: str, by_order: bool
+) -> None:
+    """Raises InputError if of the (name, row, question) in `pairs` more than `_ASTRAY` say that they were asked
+    something else. Where all questions are one (write the report), each model is asked in words of its own."""
+    if len({question.question for question in benchmark.questions}) < 2:
+        return
+    telling = [pair for pair in pairs if _plain(_asked(pair[1])) and _plain(pair[2].question)]
+    apart = [pair for pair in telling if not _agree(pair[1], pair[2])]
+    if len(apart) <= _ASTRAY * len(telling):
+        return
+    name, row, question = apart[0]
+    rows = [row for _, row, _ in pairs]
+    if by_order:
+        todo = "they are not in the same order: leave out --by-order if their ids are the benchmark's"
+    elif len(rows) == len(benchmark.questions) and all(_in_order(benchmark, rows)):
+        todo = "their ids are others, but each row repeats the question in its place: match with --by-order"
+    else:
+        todo = f"check --split and --data: these may be answers to another file than {benchmark.split}'s"
+    said = " ".join(_asked(row).split())
+    raise InputError(
+        f"{where}: {name} was asked {said[:80]!r}, but the question of {benchmark.name} {benchmark.split} there is "
+        f"{question.question[:80]!r}, and so with {len(apart):,} of {len(telling):,} rows; {todo}; if they were asked "
+        f"the same in other words, take {' and '.join(_QUESTION_KEYS)} out of the rows"
+    )
 
 
 def _made_under(control: str, answers: Sequence[Prediction], where: str) -> None:
@@ -295,17 +354,27 @@ def _no_references(
         )
 
 
+def _without_nan(row: Row) -> Row:
+    """NaN is what pandas makes of nothing: None here, wherever it stands."""
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+
+
 def _text_key(row: Row) -> str | None:
-    return next((key for key in TEXT_KEYS if row.get(key) is not None), None)
+    """The key of the answer: the first that holds something, else the first that is there. Beside an empty one of the
+    others `answer` is the reference."""
+    there = [key for key in TEXT_KEYS if key in row]
+    sure = [key for key in there if key != "answer"] or there
+    return next((key for key in sure if row[key] is not None), sure[0] if sure else None)
 
 
-def _text(row: Row, where: str, number: int) -> str:
+def _text(row: Row, where: str, number: int) -> str | None:
+    """The answer; None where its place is empty, for a request that failed."""
     numbered = str(row.get(_NUMBERED, "")).strip()
     if numbered in tuple("12345678"):
         return ascii_uppercase[int(numbered) - 1]
     key = _text_key(row)
     if key is None and row.get("failed"):
-        return ""
+        return None
     if key is None:
         raise InputError(f"{where}: row {number} has no answer; put it under one of {', '.join(TEXT_KEYS)}")
     text = row[key]
@@ -313,7 +382,7 @@ def _text(row: Row, where: str, number: int) -> str:
         (text,) = text
     if isinstance(text, list | dict):
         raise InputError(f"{where}: row {number}: {key} is a {type(text).__name__}; it must be the answer's text")
-    return str(text)
+    return None if text is None else str(text)
 
 
 def _own_id(row: Row, id: str, benchmark: Benchmark, known: set[str]) -> str:

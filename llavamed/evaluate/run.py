@@ -164,8 +164,10 @@ def evaluate(
     if any(failed.values()):
         told = ", ".join(f"{name} {count}" for name, count in failed.items() if count)
         print(f"eval {benchmark.name}: requests failed ({told}); run again to repeat them", file=sys.stderr)
+    shared = _seen_in_training(benchmark, data)
+    scores = replace(scores, provenance={**scores.provenance, "seen_in_training": shared})
     scores.write(out)
-    _report(benchmark, scores, data, out)
+    _report(benchmark, scores, out)
     made.counts = {
         "questions": scores.n,
         "closed": scores.provenance["n_closed"],
@@ -242,8 +244,10 @@ def evaluate_predictions(
         funnel=dict(benchmark.dropped),
     )
     manifest.begin(out, made.stage)
+    shared = _seen_in_training(benchmark, data)
+    scores = replace(scores, provenance={**scores.provenance, "seen_in_training": shared})
     scores.write(out)
-    _report(benchmark, scores, data, out)
+    _report(benchmark, scores, out)
     made.seconds = time.monotonic() - began
     made.write(out)
     return scores
@@ -265,9 +269,10 @@ def model_fingerprint(model: str) -> str:
     )
 
 
-def _report(benchmark: benchmarks.Benchmark, scores: Scores, data: Path, out: Path) -> None:
+def _report(benchmark: benchmarks.Benchmark, scores: Scores, out: Path) -> None:
     read_image = benchmark.read_image if benchmark.has_images else None
-    page.build(benchmark, scores, read_image, _seen_in_training(benchmark, data)).write(out / "report.html")
+    shared = scores.provenance["seen_in_training"]
+    page.build(benchmark, scores, read_image, shared).write(out / "report.html")
 
 
 def _seen_in_training(benchmark: benchmarks.Benchmark, data: Path) -> dict[str, int] | None:

@@ -129,6 +129,8 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
         told.append(f"METEOR: {found['value']:.1f} (n = {found['n']}, official, no interval; {found['scorer']})")
     elif found:
         told.append(found)
+    if shared := scores.get("provenance", {}).get("seen_in_training"):
+        told.append(_seen_in_training(shared))
     told += radiology.lines(scores.get("provenance", {}).get("radiology", {}))
     if few := scores.get("provenance", {}).get("too_few_images"):
         names = "every score" if len(few) == len(scores["scores"]) else ", ".join(few)
@@ -136,6 +138,16 @@ def notes(scores: Mapping[str, Any]) -> list[str]:
             f"Fewer than {FEWEST} images say nothing of chance: the interval of {names} is all that the score can be."
         )
     return told
+
+
+def _seen_in_training(shared: Mapping[str, int]) -> str:
+    ways = {"by name": shared.get("images_by_name"), "by content": shared.get("images_by_sha256")}
+    images = " and ".join(f"{count:,} {way}" for way, count in ways.items() if count is not None) or "an unknown number"
+    return (
+        f"Seen in training: of {shared['test_images']:,} images {images} are in the benchmark's own training split, "
+        f"of {shared['test_questions']:,} questions {shared['same_image_and_question']:,} are asked there on the same "
+        "image in the same words."
+    )
 
 
 def readable(scores: Mapping[str, Any]) -> str:

@@ -8,8 +8,9 @@ right tell anything; if the models were equal, each such question would be a fai
 that coin's, two-sided, by integer arithmetic and not by the chi-square approximation, which fails for the few
 dozen discordant questions of VQA-RAD.
 
-*Paired bootstrap* for any score, by drawing whole images as `statistics.py` does and says why. With four images or
-fewer nothing is known: the interval is all that the difference could be, and p is 1.
+*Paired bootstrap* for any score, by drawing whole images as `statistics.py` does and says why; of a score that is no
+mean (F1, MME's, BLEU) the difference of the two scores is taken in each draw. With four images or fewer nothing is
+known: the interval is all that the difference could be, and p is 1.
 
 Whoever compares many pairs will find a "significant" one by chance: `holm` raises the p-values to what they
 are worth together (Holm 1979).
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llavamed.evaluate.statistics import FEWEST, by_image, mean, resampled
+from llavamed.evaluate.statistics import FEWEST, Array, Value, by_image, mean, resampled
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,42 @@ def paired_bootstrap(
         raise ValueError("no questions to compare")
     difference = np.subtract(first, second, dtype=np.float64)
     rows = by_image(np.stack([difference, np.ones_like(difference)], axis=-1), images)
-    value, n = float(difference.mean()), len(first)
-    if len(rows) < FEWEST:
-        return Difference(value, -most if least is None else least, most, 1.0, n, len(rows))
-    means = resampled(rows, draws, seed, mean)
-    low, high = np.percentile(means, [2.5, 97.5])
     tiny = 1e-12 * max(1.0, float(np.abs(difference).max()))  # sums of thirds that are zero but for rounding
-    beyond = min(int((means <= tiny).sum()), int((means >= -tiny).sum()))
+    return _difference(rows, mean, len(first), tiny, draws, seed, most, -most if least is None else least)
+
+
+def paired_total(
+    first: Array,
+    second: Array,
+    of: Value,
+    images: Sequence[str],
+    draws: int = 10_000,
+    seed: int = 0,
+    most: float = 100.0,
+) -> Difference:
+    """As `paired_bootstrap`, of `of` the sums of `first` less `of` the sums of `second`, (items, columns) each."""
+    assert len(first) == len(second) == len(images), f"{len(first)}, {len(second)}, {len(images)} values"
+    if not len(first):
+        raise ValueError("no questions to compare")
+    width = first.shape[1]
+
+    def apart(sums: Array) -> Array:
+        return of(sums[..., :width]) - of(sums[..., width:])
+
+    rows = by_image(np.hstack([first, second]), images)
+    return _difference(rows, apart, len(first), 1e-12 * most, draws, seed, most, -most)
+
+
+def _difference(
+    rows: Array, of: Value, n: int, tiny: float, draws: int, seed: int, most: float, least: float
+) -> Difference:
+    """Of `rows`, one an image, for `n` questions; draws within `tiny` of zero are on both sides of it."""
+    value = float(of(rows.sum(axis=0)))
+    if len(rows) < FEWEST:
+        return Difference(value, least, most, 1.0, n, len(rows))
+    drawn = resampled(rows, draws, seed, of)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    beyond = min(int((drawn <= tiny).sum()), int((drawn >= -tiny).sum()))
     p = min(1.0, 2 * (beyond + 1) / (draws + 1))
     return Difference(value, float(low), float(high), p, n, len(rows))
 

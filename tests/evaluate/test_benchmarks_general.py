@@ -159,8 +159,26 @@ def test_llavas_ids_of_pope_are_translated_and_checked(tmp_path: Path) -> None:
     }
     rows[0]["text"] = "Is there a cat?"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match="row 0 asks another question"):
+    with pytest.raises(InputError, match=r"row 0 asks another question.*; take POPE's files of commit e3e39262"):
         benchmarks.load("pope", tmp_path)
+
+
+def test_llavas_questions_of_an_older_pope_are_told_with_both_counts(tmp_path: Path) -> None:
+    """LLaVA's file is about 2,910 random questions, today's POPE has 3,000."""
+    pope(tmp_path, count=4)
+    rows = [
+        {"question_id": f"{c}{place}", "category": c, "text": f"Is there a {c} {place} in the image?"}
+        for c in ("adversarial", "popular", "random")
+        for place in range(3 if c == "random" else 4)
+    ]
+    (tmp_path / "llava_pope_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError) as told:
+        benchmarks.load("pope", tmp_path)
+    assert "has 3 random, 4 popular, 4 adversarial questions, the coco_pope files 4 random, 4 popular" in str(
+        told.value
+    )
+    assert "commit e3e39262c85a6a83f26cf5094022a782cb0df58d, which it is about (2,910 random" in str(told.value)
+    assert "fetch them again" not in str(told.value)
 
 
 # ---------------------------------------------------------------- MME

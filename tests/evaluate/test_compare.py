@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 
 from llavamed import cli, manifest
 from llavamed.errors import InputError
-from llavamed.evaluate import compare, compare_page, run
+from llavamed.evaluate import benchmarks, compare, compare_page, run
+from llavamed.evaluate.families import FAMILIES, Answered
+from llavamed.evaluate.run import evaluate_predictions
 from llavamed.evaluate.significance import mcnemar
-from llavamed.evaluate.statistics import bootstrap
+from llavamed.evaluate.statistics import bootstrap, paired
 from llavamed.recipe import EvaluateSection
+from llavamed.records import Prediction
 
 SECTION = EvaluateSection(bootstrap=100)
 
@@ -268,6 +272,93 @@ def test_the_page_of_two_models_whole(
     (colours / "questions.jsonl").write_text((colours / "questions.jsonl").read_text() + "\n")
     assert command(tmp_path / "runs", "--data", colours, "--out", out) == 2
     assert "not the files that" in capsys.readouterr().err
+
+
+def totals(name: str, tmp_path: Path, mme_folder: Path) -> Path:
+    """The data of a benchmark whose score is no mean, of at least forty questions."""
+    if name == "mme":
+        return mme_folder
+    for category in ("random", "popular", "adversarial"):
+        rows = [
+            {"question_id": n, "image": f"{n // 2}.jpg", "text": f"{category} {n}?", "label": ("no", "yes")[n % 2]}
+            for n in range(40)
+        ]
+        (tmp_path / f"coco_pope_{category}.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "untested"), [("pope", "f1", "yes_ratio"), ("mme", "perception", ""), ("mme", "cognition", "")]
+)
+def test_scores_that_are_no_mean_are_tested_too(
+    name: str,
+    total: str,
+    untested: str,
+    tmp_path: Path,
+    mme_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the same arithmetic as the gaps to the controls (`statistics.paired`), from what lies in the folders."""
+    data = totals(name, tmp_path, mme_folder)
+    benchmark = benchmarks.load(name, data)
+    flip = {"yes": "no", "no": "yes"}
+    said = {
+        every: [
+            Prediction(q.id, flip[q.answer.casefold()] if n % every == 0 else q.answer)
+            for n, q in enumerate(benchmark.questions)
+        ]
+        for every in (3, 11)
+    }
+    said[11][5] = Prediction(benchmark.questions[5].id, "", failed="busy")
+    for every, rows in said.items():
+        (tmp_path / f"{every}.jsonl").write_text("".join(json.dumps(vars(row)) + "\n" for row in rows))
+        evaluate_predictions(name, tmp_path / f"{every}.jsonl", data, tmp_path / "runs" / str(every))
+    runs = load(tmp_path / "runs" / "11", tmp_path / "runs" / "3")
+    body = compare.compare(runs, draws=500)
+    row = next(row for row in body["pairs"] if row["metric"] == total)
+    metric = FAMILIES[benchmark.family].metrics[total]
+    assert metric.total
+    chosen = [n for n, q in enumerate(benchmark.questions) if metric.over(q)]
+    asked = [benchmark.questions[n] for n in chosen]
+    ours, theirs = (
+        metric.total.rows([Answered(benchmark.questions[n], said[k][n].text, bool(said[k][n].failed)) for n in chosen])
+        for k in (11, 3)
+    )
+    gap = paired(ours, theirs, 500, 0, metric.total.value, [q.image for q in asked], metric.most)
+    assert [row[key] for key in ("value", "low", "high", "n")] == pytest.approx([gap.value, gap.low, gap.high, gap.n])
+    scores = [run.scores["scores"][total]["value"] for run in runs]
+    assert row["value"] == pytest.approx(scores[0] - scores[1], abs=2e-4)
+    assert row["p"] <= row["p_holm"]
+    assert all(row["p"] == 1 for row in compare.compare([runs[0], replace(runs[0], name="same")], 100)["pairs"])
+    assert [line for line in body["warnings"] if "Not tested" in line] == (
+        [f"Not tested: {untested}: more of it is no merit, or it was scored by another version than this one."]
+        if untested
+        else []
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["llavamed", "eval", "compare", *(str(run.folder) for run in runs), "--out", str(tmp_path / "out")]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    assert {"f1": "F1"}.get(total, total) in capsys.readouterr().out
+    assert ("Not tested: yes_ratio" in (tmp_path / "out" / "report.html").read_text()) == bool(untested)
+
+
+def test_a_total_of_another_version_is_not_counted_again(tmp_path: Path, mme_folder: Path) -> None:
+    benchmark = benchmarks.load("mme", mme_folder)
+    rows = [{"id": q.id, "text": "yes"} for q in benchmark.questions]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name in "ab":
+        evaluate_predictions("mme", tmp_path / "p.jsonl", mme_folder, tmp_path / name)
+        file = tmp_path / name / "scores.json"
+        body = json.loads(file.read_text())
+        body["scores"]["perception"]["scorer"] = "mme/0"
+        file.write_text(json.dumps(body))
+    found = compare.compare(load(tmp_path / "a", tmp_path / "b"), draws=50)
+    assert {row["metric"] for row in found["pairs"]} == {"cognition", "accuracy"}
+    assert any(line.startswith("Not tested: perception:") for line in found["warnings"])
 
 
 def test_eval_still_takes_a_model_first(

@@ -15,7 +15,7 @@ import pytest
 from llavamed import cli
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
-from llavamed.evaluate.score import MAX_ANSWER
+from llavamed.evaluate.score import MAX_ANSWER, score
 from llavamed.records import Question
 
 Command = Callable[..., tuple[int, str, str]]
@@ -148,8 +148,8 @@ def test_llava_meds_own_answer_files_are_matched_by_their_questions(
         for number, q in enumerate(questions)
     ]
     (tmp_path / "a.jsonl").write_text(lines(rows))
-    score = ("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
-    code, _, err = command(*score)
+    asked = ("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    code, _, err = command(*asked)
     assert code == 0, err
     assert "matched by order; its ids are not the benchmark's, but each row repeats its question" in err
     scores = show.read(tmp_path / "out")["scores"]
@@ -158,16 +158,209 @@ def test_llava_meds_own_answer_files_are_matched_by_their_questions(
     assert scores["open_recall"]["value"] == 100
 
     (tmp_path / "a.jsonl").write_text(lines(rows[1:] + rows[:1]))
-    code, _, err = command(*score)
+    code, _, err = command(*asked)
     assert (code, "missing ids" in err, "unknown ids" in err) == (2, True, True)
-    code, _, err = command(*score, "--by-order")
+    code, _, err = command(*asked, "--by-order")
     assert code == 2
-    assert "row 1 was asked 'is there airspace consolidation on the left side?" in err
+    assert "row 1 was asked 'Is there airspace consolidation on the left side?" in err
     (tmp_path / "a.jsonl").write_text(lines([*rows[:-1], rows[0]]))  # an id twice
-    assert command(*score)[0] == 2
+    assert command(*asked)[0] == 2
+
+
+def test_what_a_benchmarks_own_training_split_shows_is_said_with_the_score(
+    command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    """All 203 images of VQA-RAD's test split are in its training split, and so are some of its questions."""
+    data = shared_data / "vqa_rad"
+    train, test = (benchmarks.load("vqa-rad", data, split) for split in ("train", "test"))
+    asked = {(q.image, " ".join(q.question.casefold().split())) for q in train.questions}
+    again = sum((q.image, " ".join(q.question.casefold().split())) in asked for q in test.questions)
+    rows = [llava(q, q.id) for q in test.questions]
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    code, out, err = command("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    assert code == 0, err
+    assert re.search(r"Seen in training: of 203 images 203 by name .*the benchmark's own training split, of 451", out)
+    assert f"451 questions {again} are asked there on the same image in the same words." in " ".join(out.split())
+    found = show.read(tmp_path / "out")["provenance"]["seen_in_training"]
+    assert (found["test_images"], found["images_by_name"], found["same_image_and_question"]) == (203, 203, again)
+    assert "Seen in training" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_of_splits_in_folders_of_their_own_only_what_is_known_is_said(colour_benchmark: Benchmark) -> None:
+    rows = [{"id": q.id, "text": q.answer} for q in colour_benchmark.questions]
+    body = score(colour_benchmark, rows, bootstrap=10).to_json()
+    assert not any("Seen in training" in line for line in show.notes(body))
+    counts = {"test_images": 1200, "test_questions": 2000, "same_image_and_question": 3, "unreadable_images": 0}
+    for more, told in (({}, "an unknown number"), ({"images_by_sha256": 0}, "0 by content")):
+        body["provenance"]["seen_in_training"] = counts | more
+        assert f"Seen in training: of 1,200 images {told} are in" in " ".join(show.notes(body))
+
+
+# ---------------------------------------------------------------- what the rows say they were asked
+
+
+WRAPPED: dict[str, Callable[[str], dict[str, Any]]] = {
+    "an image before it": lambda q: {"prompt": f"<image>\n{q}"},
+    "an image behind it": lambda q: {"question": f"{q}\n<image>"},
+    "a suffix": lambda q: {"prompt": f"{q}\nAnswer with one word."},
+    "options": lambda q: {"prompt": f"Question: {q}\nOptions:\nA. yes\nB. no\nAnswer with the letter."},
+    "a chat template": lambda q: {"prompt": f"A chat between ... USER: <im_start><image><im_end>\n{q} ASSISTANT:"},
+    "a chat's messages": lambda q: {"prompt": [{"role": "user", "content": f"<image>\n{q}"}]},
+    "capitals, spaces and line ends": lambda q: {"question": f"  {q.upper()}".replace(" ", " \r\n ")},
+    "without its question mark": lambda q: {"question": q.rstrip("?. ")},
+    "a prompt that is the same for all": lambda q: {"prompt": "Answer in one word.", "question": q},
+    "a cell that is empty": lambda q: {"question": None, "prompt": q},
+}
+
+
+@pytest.mark.parametrize("form", WRAPPED)
+def test_a_question_is_known_in_any_prompt_around_it(
+    form: str, command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    data = shared_data / "vqa_rad"
+    questions = benchmarks.load("vqa-rad", data).questions
+    rows = [{"question_id": q.id, **WRAPPED[form](q.question), "text": q.answer} for q in questions]
+    for row in rows[:40]:  # a few may be in other words
+        row["question"] = row["prompt"] = "What do you see?"
+    (tmp_path / "a.jsonl").write_text(lines(rows[::-1]))
+    code, _, err = command("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("other", ["another file's questions", "half of them another file's", "a unicorn"])
+def test_popes_ids_do_not_hide_answers_to_another_of_its_files(
+    other: str, command: Command, shared_data: Path, tmp_path: Path
+) -> None:
+    """Its three files all count from 1 to 3,000 and share the half that is answered yes."""
+    data = shared_data / "pope"
+    questions = benchmarks.load("pope", data, "random").questions
+    rows = [llava(q, q.id) for q in questions]
+    for row, q in zip(rows, questions, strict=True):
+        if other == "a unicorn":
+            row["prompt"] = "Is there a unicorn in the imange?"
+        elif other.startswith("another") or q.answer == "no":
+            row["prompt"] = row["prompt"].replace("in the im", "on the table in the im")
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    asked = ("score", "pope", tmp_path / "a.jsonl", "--data", data, "--split", "random", "--out", tmp_path / "out")
+    code, _, err = command(*asked)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert re.search(r"id \d was asked 'Is there a .*but the question of pope random there is 'Is there a", err)
+    assert "check --split and --data" in err
+    assert "if they were asked the same in other words, take prompt and question out of the rows" in err
+    for row in rows:  # as it says
+        del row["prompt"]
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    assert command(*asked)[0] == 0
+
+
+def test_ids_of_another_count_are_told_by_the_questions(command: Command, shared_data: Path, tmp_path: Path) -> None:
+    data = shared_data / "vqa_rad"
+    questions = benchmarks.load("vqa-rad", data).questions
+    ids = [q.id for q in questions]
+    rows = [llava(q, id) for q, id in zip(questions, ids[100:] + ids[:100], strict=True)]
+    (tmp_path / "a.jsonl").write_text(lines(rows))
+    asked = ("score", "vqa-rad", tmp_path / "a.jsonl", "--data", data, "--out", tmp_path / "out")
+    code, _, err = command(*asked)
+    assert (code, "each row repeats the question in its place: match with --by-order" in err) == (2, True)
+    assert command(*asked, "--by-order")[0] == 0
+    assert show.read(tmp_path / "out")["scores"]["open_exact"]["value"] == 100
+    (tmp_path / "a.jsonl").write_text(lines(rows[::-1]))
+    code, _, err = command(*asked)
+    assert (code, "check --split and --data" in err) == (2, True)
+
+
+CATEGORIES = ("random", "popular", "adversarial")
+POPES: dict[str, Callable[[str, Question, int], dict[str, Any]]] = {
+    "ids that count from 1 in each": lambda _, q, n: llava(q, n),
+    "the same without prompts": lambda _, q, n: {"question_id": n, "text": q.answer},
+    "the same, with the category": lambda category, q, n: {"question_id": n, "category": category, "text": q.answer},
+    "ids of ours": lambda _, q, n: {"id": q.id, "text": q.answer},
+    "POPE's own, without ids": lambda _, q, n: {"question": q.question, "answer": q.answer.title()},
+}
+
+
+@pytest.mark.parametrize("form", POPES)
+@pytest.mark.parametrize("pieces", ["a file each", "one file"])
+def test_popes_three_files_are_scored_together(form: str, pieces: str, command: Command, tmp_path: Path) -> None:
+    """Half of the questions are asked in all three, and no two files have the same answers to the others."""
+    data, answers = tmp_path / "data", tmp_path / "answers"
+    data.mkdir()
+    answers.mkdir()
+    for shift, category in enumerate(CATEGORIES):
+        rows = [
+            {
+                "question_id": n + 1,
+                "image": f"{n // 2}.jpg",
+                "text": f"Is there a {n if n % 2 else f'{category} {n}'} in the image?",
+                "label": "no" if n % 2 == 0 or (n + shift) % 3 == 0 else "yes",
+            }
+            for n in range(24)
+        ]
+        (data / f"coco_pope_{category}.json").write_text(lines(rows))
+    questions = benchmarks.load("pope", data).questions
+    written = {c: [q for q in questions if q.groups["category"] == c] for c in CATEGORIES}
+    rows_of = {c: [POPES[form](c, q, n) for n, q in enumerate(qs, 1)] for c, qs in written.items()}
+    if pieces == "a file each":
+        for category, rows in rows_of.items():
+            (answers / f"coco_pope_{category}_answers.jsonl").write_text(lines(rows))
+    else:
+        (answers / "all.jsonl").write_text(lines([row for rows in rows_of.values() for row in rows]))
+    told = pieces == "a file each" or "category" in form or "ours" in form or form.startswith("POPE")
+    code, _, err = command("score", "pope", answers, "--data", data, "--out", tmp_path / "out")
+    assert code == (0 if told else 2), err
+    if told:
+        scores = show.read(tmp_path / "out")["scores"]
+        assert (scores["f1"]["value"], scores["f1_official"]["value"], scores["f1"]["n"]) == (100, 100, 72)
+    else:
+        assert "72 unknown ids" in err or "repeated ids" in err
+        assert "--by-order" in err
 
 
 # ---------------------------------------------------------------- bad input
+
+
+NOTHING: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "NaN in a list": ("a.json", lambda rows: json.dumps([{**row, "text": float("nan")} for row in rows])),
+    "NaN in JSON lines": ("a.jsonl", lambda rows: lines([{**row, "text": float("nan")} for row in rows])),
+    "null": ("a.jsonl", lambda rows: lines([{**row, "text": None} for row in rows])),
+    "null beside the reference": (
+        "a.jsonl",
+        lambda rows: lines([{**row, "answer": row["text"], "text": None} for row in rows]),
+    ),
+    "null beside an empty column": (
+        "a.jsonl",
+        lambda rows: lines([{**row, "text": None, "pred": None} for row in rows]),
+    ),
+    "null in a list": ("a.jsonl", lambda rows: lines([{**row, "text": [None]} for row in rows])),
+    "null under answer alone": (
+        "a.json",
+        lambda rows: json.dumps([{"id": row["question_id"], "answer": None} for row in rows]),
+    ),
+    "null by id": ("a.json", lambda rows: json.dumps({row["question_id"]: None for row in rows})),
+}
+
+
+@pytest.mark.parametrize("form", NOTHING)
+def test_an_answer_that_is_null_or_nan_failed_and_is_wrong(
+    form: str, command: Command, colours: Path, colour_benchmark: Benchmark, tmp_path: Path
+) -> None:
+    name, write = NOTHING[form]
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    rows = [llava(q, q.id) for q in colour_benchmark.questions]
+    (answers / name).write_text(write(rows[:9]))
+    (answers / f"b{Path(name).suffix}").write_text(lines([{**row, "failed": float("nan")} for row in rows[9:]]))
+    code, _, err = command("score", "phantom", answers, "--data", colours, "--out", tmp_path / "out")
+    assert code == 0, err
+    body = show.read(tmp_path / "out")
+    assert body["provenance"]["n_failed"] == 9
+    assert (body["scores"]["open_exact"]["n"], body["scores"]["open_exact"]["value"]) == (
+        18,
+        pytest.approx(500 / 6, abs=1e-3),
+    )
+    items = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
+    assert {(item["prediction"], item["failed"]) for item in items[:9]} == {("", "no answer in the file (null or NaN)")}
+    assert not any(item["failed"] for item in items[9:])
 
 
 def test_one_missing_id_is_named(command: Command, shared_data: Path, tmp_path: Path) -> None:

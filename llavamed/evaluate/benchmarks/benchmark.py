@@ -75,6 +75,8 @@ class Benchmark:
     # how others' files name a question -> its id: their id, or their id, a line end and the question in lower case
     aliases: Mapping[str, str] = field(default_factory=dict)
 
+    parts: tuple[str, ...] = ()  # files that count their questions alike, in order: an id is PART/NUMBER
+
     def __post_init__(self) -> None:
         seen: set[str] = set()
         for question in self.questions:

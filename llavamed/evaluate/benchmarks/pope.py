@@ -5,13 +5,15 @@ Three splits ask about absent objects that are random, popular in COCO, or adver
 there). Positive is yes; the headline is F1. LLaVA reports the mean F1 over the three, which is the split `all`
 here.
 
-Each of the three files counts its questions from 1. In `all` the id is `random/1`; LLaVA's answer files have ids of
-their own, which `llava_pope_test.jsonl` translates if it is in the folder: its n-th question of a category is the
-n-th of that file.
+Each of the three files counts its questions from 1. In `all` the id is `random/1`; answers that count so too are told
+apart by their `category` or by the name of their file (`parts`). LLaVA's answer files have ids of their own, which
+`llava_pope_test.jsonl` translates if it is in the folder: its n-th question of a category is the n-th of that file. It
+is about an older version of POPE, with 2,910 random questions; today's has 3,000 (LLaVA's issue 626).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from llavamed.errors import InputError
@@ -33,6 +35,7 @@ PUBLISHED = tuple(
 )
 
 _LLAVA = "llava_pope_test.jsonl"
+_LLAVA_COMMIT = "e3e39262c85a6a83f26cf5094022a782cb0df58d"  # of POPE, by LLaVA's docs/Evaluation.md
 
 
 def read(data: Path, split: str) -> Benchmark:
@@ -64,6 +67,7 @@ def read(data: Path, split: str) -> Benchmark:
         max_new_tokens=128,
         published=PUBLISHED if split == "all" else (),
         aliases=_llava_ids(data / _LLAVA, questions) if split == "all" else {},
+        parts=CATEGORIES if split == "all" else (),
     )
 
 
@@ -93,10 +97,20 @@ def _llava_ids(path: Path, questions: tuple[Question, ...]) -> dict[str, str]:
     if not path.is_file():
         return {}
     waiting = {category: [q for q in questions if q.groups["category"] == category] for category in CATEGORIES}
+    rows = list(read_jsonl(path))
+    asked = Counter(text_of(row, "category", path, number) for number, row in enumerate(rows))
+    counts = {category: len(waiting[category]) for category in CATEGORIES}
+    told = (
+        f"take POPE's files of commit {_LLAVA_COMMIT}, which it is about (2,910 random questions; later ones have "
+        f"3,000), or take {_LLAVA} away to go on without LLaVA's ids"
+    )
+    if asked != counts:
+        found, ours = (", ".join(f"{of.get(c, 0):,} {c}" for c in CATEGORIES) for of in (asked, counts))
+        raise InputError(f"{path}: has {found} questions, the coco_pope files {ours}; {told}")
     ids: dict[str, str] = {}
-    for number, row in enumerate(read_jsonl(path)):
-        queue = waiting.get(text_of(row, "category", path, number), [])
-        if not queue or not text_of(row, "text", path, number).startswith(queue[0].question):
-            raise InputError(f"{path}: row {number} asks another question than the coco_pope files; fetch them again")
-        ids[text_of(row, "question_id", path, number)] = queue.pop(0).id
+    for number, row in enumerate(rows):
+        question = waiting[row["category"]].pop(0)
+        if not text_of(row, "text", path, number).startswith(question.question):
+            raise InputError(f"{path}: row {number} asks another question than the coco_pope files; {told}")
+        ids[text_of(row, "question_id", path, number)] = question.id
     return ids
