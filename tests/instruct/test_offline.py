@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llavamed.corpus.store import Corpus
 from llavamed.demo.truth import Truth
 from llavamed.errors import InputError
 from llavamed.instruct import batch
@@ -107,6 +108,20 @@ def test_what_a_batch_did_not_answer_is_told_and_goes_into_the_next(corpus: Path
     assert {row["custom_id"] for row in again} & {row["custom_id"] for row in requests} == {
         requests[n]["custom_id"] for n in (0, 1, 2, 4)
     }  # the fifth is put another way
+
+
+def test_an_image_that_cannot_be_read_leaves_its_pair_out_and_no_other(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Corpus.image
+    monkeypatch.setattr(Corpus, "image", lambda self, key: b"GIF?" if key == "pair-0020" else read(self, key))
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 10)
+    section = SECTION.model_copy(update={"sighted": True})
+    files, number = export_batch(corpus, tmp_path / "out", section, 0, tmp_path / "batch")
+    assert number == sum(len(list(read_jsonl(path))) for path in files) == 39
+    told = capsys.readouterr().err
+    assert "1 pairs are not in it" in told
+    assert "pair-0020" in told
 
 
 def test_files_stay_within_what_vendors_take(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
