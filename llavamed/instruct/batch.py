@@ -73,9 +73,10 @@ def write_requests(
     return files, count
 
 
-def read_results(paths: Sequence[Path], journal: Journal) -> Counter[str]:
-    """Put the answers of result files into the journal; returns how many came, and how many did not, by reason. What
-    the journal holds already is passed over. Raises InputError naming file and line for what is no result file."""
+def read_results(paths: Sequence[Path], journal: Journal, model: str = "") -> Counter[str]:
+    """Put the answers of result files into the journal; returns how many came, and how many did not, by reason. `model`
+    is who was asked: the results may name a dated version of it. What the journal holds already is passed over.
+    Raises InputError naming file and line for what is no result file."""
     counts: Counter[str] = Counter()
     for path in paths:
         for number, row in enumerate(read_jsonl(path), 1):
@@ -89,7 +90,9 @@ def read_results(paths: Sequence[Path], journal: Journal) -> Counter[str]:
             if text is None:
                 counts[why] += 1
                 continue
-            journal.keep(custom_id, "", text, tokens, batch=path.name)
+            told = row["response"]["body"].get("model")
+            who = told if isinstance(told, str) and not told.startswith(model.rpartition("/")[2]) else model
+            journal.keep(custom_id, "", text, tokens, model=who, batch=path.name)
             counts["answers"] += 1
     return counts
 
