@@ -185,6 +185,7 @@ _RULES: _Rules = (
     ("repeats_question", _repeats),
 )
 _WRITTEN: _Rules = (
+    ("leak", lambda question, answer: _said("pointers", question, answer)),
     ("unseeable", lambda question, answer: _said("unseeable", question, answer)),
     ("name", lambda question, answer: _said("names", question, answer) or _has_person(question, answer)),
 )
