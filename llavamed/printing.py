@@ -1,10 +1,12 @@
-"""Tables: for people in the terminal, for programs as JSON."""
+"""What people get to see: tables in the terminal or as JSON, and addresses without what is secret in them."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 
 def records(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[dict[str, Any]]:
@@ -26,3 +28,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], as_json: bool, 
     if not console.is_terminal:
         console = Console(width=160)  # a log file has no width: do not fold the numbers
     console.print(shown)
+
+
+def public_name(model: str) -> str:
+    """`model` as it may be shown and written down: a URL without the user name, password and query it may hold."""
+    if not re.match(r"[a-z][a-z0-9+.-]*://", model, re.I):
+        return model
+    try:
+        parts = urlsplit(model)
+    except ValueError:  # no URL after all: whatever stands in it
+        return f"{model.partition('://')[0]}://..."
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

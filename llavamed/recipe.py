@@ -21,6 +21,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from llavamed.errors import InputError
+from llavamed.printing import public_name
 
 Part = Literal["projector", "language_model", "vision_tower"]
 Control = Literal["real", "blank", "shuffled", "noise", "text-only", "rotated"]
@@ -234,7 +235,16 @@ def changed(recipe: Recipe, values: dict[str, Any]) -> Recipe:
 
 
 def to_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """For files that others read: addresses lose the user name, password and query that they may hold."""
+    return yaml.safe_dump(_public(recipe.model_dump(mode="json")), sort_keys=False, allow_unicode=True)
+
+
+def _public(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _public(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_public(value) for value in tree]
+    return public_name(tree) if isinstance(tree, str) else tree
 
 
 def _read(name_or_path: str, seen: tuple[str, ...]) -> dict[str, Any]:

@@ -109,3 +109,13 @@ def test_changed_replaces_dotted_keys_and_validates() -> None:
     settings = recipe.changed(recipe.load("tiny"), {"train.align.data": "x.jsonl"})
     assert settings.train.align is not None
     assert settings.train.align.data == "x.jsonl"
+
+
+def test_what_is_written_down_holds_no_password() -> None:
+    secret = ["https://me:s3cret@a.org/v1?key=s3cret", "https://s3cret@b.org/v1", "s3://me:s3cret@bucket/articles"]
+    keys = ("instruct.teacher", "instruct.judge", "corpus.articles")
+    settings = recipe.changed(recipe.load("tiny"), dict(zip(keys, secret, strict=True)))
+    written = recipe.to_yaml(settings)
+    assert "s3cret" not in written
+    assert all(address in written for address in ("https://a.org/v1\n", "https://b.org/v1\n", "s3://bucket/articles\n"))
+    assert settings.instruct.teacher == secret[0]

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit
 
 from PIL.Image import Image
 
 from llavamed.errors import InputError
+from llavamed.printing import public_name as public_name  # what an engine is called goes through it
 from llavamed.records import Message
 
 
@@ -67,11 +67,3 @@ class Engine(Protocol):
     def stream(self, request: Request) -> Iterator[str]: ...
 
     def close(self) -> None: ...
-
-
-def public_name(model: str) -> str:
-    """`model` as it may be shown and written down: a URL without the user name, password and query it may hold."""
-    if not model.startswith(("http://", "https://")):
-        return model
-    parts = urlsplit(model)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

@@ -28,11 +28,15 @@ class Answer(BaseModel):
     turns: list[Turn]
 
 
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.S | re.I)
+_THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.S | re.I)  # to the end, if cut off in thought
+_END_OF_THOUGHTS = re.compile(r"</think(?:ing)?>", re.I)
+# no two neighbours of this pattern can match the same character: it takes time in proportion to the text
 _MARK = re.compile(
-    r"^[\s>*#_-]*(?P<who>user|human|person|question|q|assistant|answer|a|gpt|ai)\s*(?:turn\s*)?\d*\s*[*_]*\s*[:.)]\s*[*_]*",
+    r"^[ \t>*#_-]*(?P<who>user|human|person|question|q|assistant|answer|a|gpt|ai)"
+    r"(?:[ \t]*turn)?(?:[ \t]*\d+)?[ \t*_]*[:.)][ \t]*[*_]*",
     re.M | re.I,
 )
+_RULED = frozenset(" \t\r-*_#>")  # of lines that only part two turns
 _ASKS = ("user", "human", "person", "question", "q")
 
 
@@ -71,16 +75,18 @@ def json_values(text: str) -> Iterator[Any]:
 
 
 def _without_thoughts(text: str) -> str:
-    return _THOUGHTS.sub("", text).strip()
+    """The reply after its thoughts. Their beginning may be the template's, and so not in the reply."""
+    return _END_OF_THOUGHTS.split(_THOUGHTS.sub("", text))[-1].strip()
 
 
 def _turns(value: Any) -> Any:
-    """What of a JSON value could be an answer."""
-    if isinstance(value, dict) and "turns" in value:
-        return {"turns": value["turns"]}
-    if isinstance(value, list) and value and all(isinstance(turn, dict) and "question" in turn for turn in value):
-        return {"turns": value}
-    return None
+    """What of a JSON value could be an answer. What else a model wrote beside question and answer is passed over."""
+    turns = value.get("turns") if isinstance(value, dict) else value
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return None
+    if turns is value and not (turns and all("question" in turn for turn in turns)):
+        return None
+    return {"turns": [{key: turn[key] for key in Turn.model_fields if key in turn} for turn in turns]}
 
 
 def _marked(text: str) -> dict[str, Any] | None:
@@ -90,12 +96,18 @@ def _marked(text: str) -> dict[str, Any] | None:
         return None
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     said = [
-        (mark["who"].lower() in _ASKS, text[mark.end() : end].strip(" \n\t*_"))
-        for mark, end in zip(marks, ends, strict=True)
+        (mark["who"].lower() in _ASKS, _trimmed(text[mark.end() : end])) for mark, end in zip(marks, ends, strict=True)
     ]
     if [asks for asks, _ in said] != [True, False] * (len(said) // 2):
         return None
     return {"turns": [{"question": q, "answer": a} for (_, q), (_, a) in zip(said[::2], said[1::2], strict=True)]}
+
+
+def _trimmed(said: str) -> str:
+    lines = said.split("\n")
+    while lines and _RULED.issuperset(lines[-1]):
+        lines.pop()
+    return "\n".join(lines).strip(" \r\n\t*_")
 
 
 def _strict(schema: Any) -> Any:

@@ -230,7 +230,9 @@ class _Work:
                     return
                 if reply.counted:
                     self.bill.learn(call.tokens, reply.tokens[0])
-                about = {"finish": reply.finish} | ({} if reply.counted else {"estimated": True})
+                about = {"model": str(call.body.get("model", "")), "finish": reply.finish} | (
+                    {} if reply.counted else {"estimated": True}
+                )
                 self.journal.keep(variant.id, call.key, reply.text, reply.tokens, **about)
                 if self.right(reply.text):
                     self.outcome.answered += 1

@@ -12,6 +12,7 @@ MB).
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -32,12 +33,14 @@ def write_requests(
     folder: Path, calls: Iterable[Call], journal: Journal, right: Callable[[str], bool]
 ) -> tuple[list[Path], int]:
     """Write `requests-0001.jsonl` ... with what the journal lacks; returns the files and how many requests they hold.
-    Raises InputError for a folder that is not empty: requests left from before would be paid for again."""
+    A pair whose image cannot be read is left out, and told. Raises InputError for a folder that is not empty: requests
+    left from before would be paid for again."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: not an empty folder; give a new one for the batch files")
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     lines: list[str] = []
+    unreadable: list[str] = []
     size = count = 0
 
     def flush() -> None:
@@ -51,7 +54,12 @@ def write_requests(
         if answer is not None or number == VARIANTS:
             continue
         asked = call.variant(number)
-        row = {"custom_id": asked.id, "method": "POST", "url": _URL, "body": asked.sent}
+        try:
+            body = asked.sent
+        except InputError as error:  # its image: the neighbours go out all the same
+            unreadable.append(str(error))
+            continue
+        row = {"custom_id": asked.id, "method": "POST", "url": _URL, "body": body}
         line = json.dumps(row, ensure_ascii=False) + "\n"
         length = len(line.encode())
         if len(lines) == MAX_REQUESTS or (lines and size + length > MAX_BYTES):
@@ -60,12 +68,15 @@ def write_requests(
         lines.append(line)
         size, count = size + length, count + 1
     flush()
+    if unreadable:
+        print(f"{folder}: {len(unreadable):,} pairs are not in it; the first: {unreadable[0]}", file=sys.stderr)
     return files, count
 
 
-def read_results(paths: Sequence[Path], journal: Journal) -> Counter[str]:
-    """Put the answers of result files into the journal; returns how many came, and how many did not, by reason. What
-    the journal holds already is passed over. Raises InputError naming file and line for what is no result file."""
+def read_results(paths: Sequence[Path], journal: Journal, model: str = "") -> Counter[str]:
+    """Put the answers of result files into the journal; returns how many came, and how many did not, by reason. `model`
+    is who was asked: the results may name a dated version of it. What the journal holds already is passed over.
+    Raises InputError naming file and line for what is no result file."""
     counts: Counter[str] = Counter()
     for path in paths:
         for number, row in enumerate(read_jsonl(path), 1):
@@ -79,7 +90,9 @@ def read_results(paths: Sequence[Path], journal: Journal) -> Counter[str]:
             if text is None:
                 counts[why] += 1
                 continue
-            journal.keep(custom_id, "", text, tokens, batch=path.name)
+            told = row["response"]["body"].get("model")
+            who = told if isinstance(told, str) and not told.startswith(model.rpartition("/")[2]) else model
+            journal.keep(custom_id, "", text, tokens, model=who, batch=path.name)
             counts["answers"] += 1
     return counts
 

@@ -1,8 +1,8 @@
 """Cleaning what a teacher wrote, and captions that must stand as answers: rules as data, every loss counted.
 
 A teacher that saw only text now and then says so ("based on the caption"), refuses, repeats the question, or tells what
-no image shows ("a 61-year-old man"). Each rule of `clean.yaml` removes a phrase or a whole turn and counts itself in
-the funnel.
+no image shows ("a 61-year-old man", a number or a name as it stands in the caption). Each rule of `clean.yaml` removes
+a phrase or a whole turn and counts itself in the funnel.
 
 Two properties that LLaVA-Med's post-processing lacks are kept here. An answer's own capitals survive:
 only the first letter is raised after a lead-in was cut ("the CT shows a GIST" -> "The CT shows a
@@ -15,21 +15,28 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 
 from llavamed.instruct import tables
 from llavamed.records import Message
 
 
 def clean(
-    messages: Sequence[Message], num_images: int = 1, *, written: bool = False, closed: bool = False
+    messages: Sequence[Message],
+    num_images: int = 1,
+    *,
+    written: bool = False,
+    closed: bool = False,
+    source: Sequence[str] = (),
 ) -> tuple[tuple[Message, ...], Counter[str]]:
     """The turns that may stay, with exactly `num_images` images in the first of them, and the counts of what
     was mended or dropped, by rule. () if no turn is left. Images among the turns stay on their side of the text.
 
-    What a language model has `written` may not tell what no image shows; a `closed` question must have a closed answer.
+    What a language model has `written` may not tell what no image shows, nor repeat names and numbers of its `source`
+    (caption and mentions) that none can; a `closed` question must have a closed answer.
     """
-    rules = (*_RULES, *(_WRITTEN if written else ()), *(_CLOSED if closed else ()))
+    copied: _Rules = (("copied", partial(_copied, "\n".join(source))),)
+    rules = (*_RULES, *((*_WRITTEN, *copied) if written else ()), *(_CLOSED if closed else ()))
     dropped: Counter[str] = Counter()
     front = not (messages and messages[0].content and messages[0].content[-1]["type"] == "image")
     turns: list[tuple[str, str]] = []
@@ -126,6 +133,49 @@ def _not_closed(question: str, answer: str) -> bool:
     return f"{match['letter'].upper()}) {match['option']}".lower() not in " ".join(question.split()).lower()
 
 
+def _copied(source: str, question: str, answer: str) -> bool:
+    """Whether a name or a number stands in the turn as it stands in the source, and cannot come from the image."""
+    words = tables.load("clean.yaml")
+    for text in (question, answer):
+        for match in _NUMBER.finditer(text):
+            before = text[: match.start()].lower().split()[-1:]
+            is_label = bool(before) and before[0] in words["numbered_things"]
+            if not is_label and float(match[0]) > words["counted_up_to"] and _stands(match[0], source):
+                return True
+        for match in _NAME.finditer(text):
+            name, follows = match["name"], match["follows"]
+            called = {*name.split()[1:], follows} & set(words["named_things"])
+            common = set(name.replace("-", " ").split()) & set(words["common_capitals"])
+            if not called and not common and _stands(name, source):
+                return True
+    return False
+
+
+def _stands(word: str, source: str) -> bool:
+    return re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-]|\.\d)", source) is not None
+
+
+def _has_person(*texts: str) -> bool:
+    """Whether somebody is called by given and family name."""
+    words = tables.load("clean.yaml")
+    names, things = set(words["given_names"]), set(words["named_things"])
+    return any(
+        match["given"] in names and not {match["family"], match["follows"]} & things
+        for text in texts
+        for match in _PERSON.finditer(text)
+    )
+
+
+# a number on its own: not C6, T2, Ki-67, 18F or 4/5
+_NUMBER = re.compile(r"(?<![\w./-])\d+(?![\w/]|[.-]\w)")
+# two words with capitals, or one after a word of place; a sentence's first word has its capital for another reason
+_NAME = re.compile(
+    r"(?<=[a-z,;] )"
+    r"(?P<name>[A-Z][a-z]{2,}(?:[ -][A-Z][a-z]+)+|(?:(?<=\bin )|(?<=\bat )|(?<=\bby )|(?<=\bfrom ))[A-Z][a-z]{3,})"
+    r"(?![\w'’-])(?= ?(?P<follows>\w*))"
+)
+_PERSON = re.compile(r"\b(?P<given>[A-Z][a-z]+) (?:[A-Z]\. )?(?P<family>[A-Z][a-z]+)\b(?= ?(?P<follows>\w*))")
+
 _Rules = tuple[tuple[str, Callable[[str, str], bool]], ...]
 _RULES: _Rules = (
     ("empty", lambda question, answer: not question.strip() or not answer.strip()),
@@ -135,8 +185,9 @@ _RULES: _Rules = (
     ("repeats_question", _repeats),
 )
 _WRITTEN: _Rules = (
+    ("leak", lambda question, answer: _said("pointers", question, answer)),
     ("unseeable", lambda question, answer: _said("unseeable", question, answer)),
-    ("name", lambda question, answer: _said("names", question, answer)),
+    ("name", lambda question, answer: _said("names", question, answer) or _has_person(question, answer)),
 )
 _CLOSED: _Rules = (("not_closed", _not_closed),)
 _WITH_CAPITALS = ("speakers", "names")

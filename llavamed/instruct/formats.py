@@ -147,14 +147,19 @@ def _conversations(path: Path, fmt: str, columns: Mapping[str, str]) -> Iterator
             continue
         where = f"(id {str(row.get('id', '?'))!r}): "
         try:
-            yield line, from_llava(row, f"{path.stem}-{number}") if fmt == "llava" else from_messages(row)
+            yield line, (from_llava if fmt == "llava" else from_messages)(row, f"{path.stem}-{number}")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             yield line, where + (str(error) if isinstance(error, ValueError) else f"not a conversation ({error!r})")
 
 
-def from_messages(row: dict[str, Any]) -> Conversation:
-    """A record of messages, ours or one that writes `<image>` into its texts, as ms-swift and LLaMA-Factory do."""
-    conversation = Conversation.from_json(row)
+def from_messages(row: dict[str, Any], default_id: str = "") -> Conversation:
+    """A record of messages, ours or one that writes `<image>` into its texts, as ms-swift and LLaMA-Factory do. Theirs
+    have no id, and no images where there are none."""
+    known = default_id if row.get("id") is None else row["id"]
+    name = str(known) if isinstance(known, int) else known
+    images = row.get("images")
+    paths = [] if images is None else [images] if isinstance(images, str) else images
+    conversation = Conversation.from_json({**row, "id": name, "images": paths})
     if sum(message.num_images for message in conversation.messages) or not conversation.images:
         return conversation
     messages = tuple(replace(m, content=_parts(m.text)) if m.role == "user" else m for m in conversation.messages)

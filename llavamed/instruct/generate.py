@@ -241,7 +241,8 @@ def _instruct(
         if not turns:
             funnel["instruct: nothing_to_say"] += 1
             continue
-        messages, dropped = clean(turns, num_images=1, written=not teacher.by_rule, closed=teacher.closed)
+        read = (pair.caption, *(mention.sentence for mention in pair.mentions))
+        messages, dropped = clean(turns, num_images=1, written=not teacher.by_rule, closed=teacher.closed, source=read)
         funnel.update({f"cleaning: {rule}": number for rule, number in dropped.items()})
         if not messages:
             funnel["instruct: no_turn_left"] += 1

@@ -36,6 +36,7 @@ class Journal:
         self._path = path
         self._places: dict[int, int] = {}  # request -> where its line begins
         self.tokens = [0, 0]  # in and out, of every line
+        self.tokens_of: dict[tuple[str, bool], list[int]] = {}  # the same by (model, whether a batch file brought it)
         self.lost = 0  # calls that cost, perhaps, and gave nothing
         self._dirty = False
         self._file: BinaryIO | None = None
@@ -128,8 +129,10 @@ class Journal:
         return InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again")
 
     def _count(self, row: dict[str, Any]) -> None:
+        of_kind = self.tokens_of.setdefault((row.get("model", ""), "batch" in row), [0, 0])
         for number, tokens in enumerate(row.get("tokens", ())):
             self.tokens[number] += tokens
+            of_kind[number] += tokens
 
     def _read(self, lines: BinaryIO) -> int:
         """Index the file; returns the bytes up to the end of the last line that is whole."""

@@ -112,7 +112,7 @@ def import_batch(
     assert teacher is not None
     manifest.begin(out, STAGE)
     with Journal(out / JOURNAL) as journal:
-        counts = batch.read_results(results, journal)
+        counts = batch.read_results(results, journal, teacher.name)
         missing = 0
         for call in _calls(store, teacher, keys, section, seed):
             known, number = known_answer(call, journal, teacher.right)

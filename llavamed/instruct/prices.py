@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from llavamed.errors import InputError
@@ -27,23 +28,25 @@ class Price:
     currency: str = "USD"
     batch: float = 1.0  # times the price for batch files
     read: str = ""  # the day of the price list
+    model: str = field(default="", compare=False)  # whose price this is
 
     def of(self, tokens_in: float, tokens_out: float) -> float:
         return (tokens_in * self.input + tokens_out * self.output) / 1e6
 
 
+@cache
 def price_of(model: str, override: tuple[float, float] | None = None) -> Price | None:
     """The price of a model, or None where nobody has written one down."""
     table = tables.load(_TABLE)
     if override is not None:
-        return Price(*override, currency=table["currency"], batch=table["batch"])
+        return Price(*override, currency=table["currency"], batch=table["batch"], model=model)
     name = model.rpartition("/")[2].lower()  # routers write "vendor/model"
     # a dated version costs what its model does; "gpt-5-pro" is no version of gpt-5
     fitting = [entry for entry in table["models"] if re.fullmatch(rf"{re.escape(entry)}(-\d[\d-]*)?", name)]
     if not fitting:
         return None
     cost = table["models"][max(fitting, key=len)]
-    return Price(cost["input"], cost["output"], table["currency"], table["batch"], str(table["read"]))
+    return Price(cost["input"], cost["output"], table["currency"], table["batch"], str(table["read"]), model)
 
 
 @dataclass
@@ -73,13 +76,27 @@ class Bill:
 
     @property
     def spent(self) -> float:
-        return self.price.of(*self.journal.tokens) if self.price else 0.0
+        """Each answer at the price of the model that gave it; what a batch file brought, at that of batch files."""
+        total = 0.0
+        for (model, batch), tokens in self.journal.tokens_of.items():
+            price = self._price_of(model)
+            if price is not None:
+                total += price.of(*tokens) * (price.batch if batch else 1.0)
+        return total
+
+    def _price_of(self, model: str) -> Price | None:
+        """A line without a model is taken for one of this bill's model."""
+        if self.price is None or model in ("", self.price.model) or not self.price.model:
+            return self.price
+        return price_of(model)
 
     def summary(self) -> dict[str, Any]:
         """Of everything in the journal, earlier runs included."""
         tokens_in, tokens_out = self.journal.tokens
         cost = {"cost": round(self.spent, 6), "currency": self.currency} if self.known else {}
-        return {"tokens_in": tokens_in, "tokens_out": tokens_out, "lost": self.journal.lost, **cost}
+        unknown = sorted({model for model, _ in self.journal.tokens_of if self._price_of(model) is None})
+        unpriced = {"unpriced": unknown} if self.known and unknown else {}
+        return {"tokens_in": tokens_in, "tokens_out": tokens_out, "lost": self.journal.lost, **cost, **unpriced}
 
     @property
     def over(self) -> bool:

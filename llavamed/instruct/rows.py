@@ -9,6 +9,7 @@ one of the problems to be listed and does not hide those after it, as long as it
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from llavamed.errors import InputError
 
 _WHAT = "give a .json, .jsonl, .csv or .tsv of conversations or questions"
 _SPACE = re.compile(r"\s*")
+_DECODER = json.JSONDecoder(parse_constant=lambda name: None)  # NaN is how pandas and numpy write that there is nothing
 
 Row = tuple[int, dict[str, Any] | str]  # the line, and the record or what is wrong with it
 
@@ -45,14 +47,14 @@ def _lines(text: str) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                yield number, _object(json.loads(line))
+                yield number, _object(_DECODER.decode(line))
             except (json.JSONDecodeError, RecursionError) as error:
                 yield number, f"not JSON ({getattr(error, 'msg', 'nested too deep')}); each line must be one object"
 
 
 def _is_one_object(text: str) -> bool:
     try:
-        _, end = json.JSONDecoder().raw_decode(text, _skip(text, 0))
+        _, end = _DECODER.raw_decode(text, _skip(text, 0))
     except (json.JSONDecodeError, RecursionError):
         return False
     return text.lstrip().startswith("{") and _skip(text, end) == len(text)
@@ -76,11 +78,11 @@ def _document(path: Path, text: str) -> Iterator[Row]:
 
 def _members(text: str) -> Iterator[tuple[str, int, Any]]:
     """(name, where its value begins, value) of an object that is known to be whole."""
-    decoder, place = json.JSONDecoder(), _skip(text, text.index("{") + 1)
+    place = _skip(text, text.index("{") + 1)
     while text[place] != "}":
-        name, place = decoder.raw_decode(text, place)
+        name, place = _DECODER.raw_decode(text, place)
         begins = _skip(text, _skip(text, place) + 1)  # after the colon
-        value, place = decoder.raw_decode(text, begins)
+        value, place = _DECODER.raw_decode(text, begins)
         yield name, begins, value
         place = _skip(text, place)
         place = _skip(text, place + 1) if text[place] == "," else place
@@ -94,7 +96,7 @@ def _holds_records(value: Any) -> bool:
 
 
 def _array(path: Path, text: str, begins: int) -> Iterator[Row]:
-    decoder, place, line = json.JSONDecoder(), begins + 1, 1
+    place, line = begins + 1, 1
     counted = 0  # up to here, lines are counted
     while True:
         place = _skip(text, place)
@@ -104,7 +106,7 @@ def _array(path: Path, text: str, begins: int) -> Iterator[Row]:
             place = _skip(text, place + 1)
         line, counted = line + text.count("\n", counted, place), place
         try:
-            value, place = decoder.raw_decode(text, place)
+            value, place = _DECODER.raw_decode(text, place)
         except (json.JSONDecodeError, RecursionError) as error:
             where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else f"line {line}"
             said = getattr(error, "msg", "nested too deep")
@@ -118,11 +120,8 @@ def _skip(text: str, place: int) -> int:
 
 
 def _table(path: Path, text: str) -> Iterator[Row]:
-    try:
-        dialect: Any = csv.excel_tab if path.suffix.lower() == ".tsv" else csv.Sniffer().sniff(text[:8192], ",;\t")
-    except csv.Error:  # one column, or too little to tell
-        dialect = csv.excel
-    reader = csv.reader(text.splitlines(keepends=True), dialect, strict=True)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
     names: list[str] = []
     begins = 1
     try:
@@ -139,6 +138,12 @@ def _table(path: Path, text: str) -> Iterator[Row]:
         raise InputError(
             f"{path}:{begins}: not a table ({error}); quote cells that hold commas or line breaks"
         ) from None
+
+
+def _delimiter(text: str) -> str:
+    """What parts the column names into most. Nothing else is guessed: a quote is ", as everywhere."""
+    head = text.lstrip("\n").partition("\n")[0]
+    return max(",;\t", key=lambda mark: len(next(csv.reader([head], delimiter=mark), [])))
 
 
 def _object(value: Any) -> dict[str, Any] | str:

@@ -46,6 +46,7 @@ def select(
 ) -> tuple[list[str], Counter[str]]:
     """From (key, domain) of the pairs that qualify: the keys taken, domain by domain in turn, at most `count`;
     and how many each domain left behind."""
+    domains = tuple(dict.fromkeys(domains))  # one that is named twice has one turn
     queues: dict[str, list[str]] = {domain: [] for domain in domains}
     for key, domain in candidates:
         queues[domain].append(key)

@@ -296,6 +296,8 @@ def test_a_password_in_the_url_is_used_and_never_shown(endpoint: Endpoint) -> No
     assert "secret" not in str(caught.value)
     assert endpoint.keys == ["Basic " + base64.b64encode(b"me:secret").decode()]
     assert public_name("https://me:secret@a.org:8000/v1?b=c#d") == "https://a.org:8000/v1#d"
+    assert public_name("HTTPS://me:secret@a.org/v1") == "https://a.org/v1"
+    assert public_name("http://me:secret@[::1/v1") == "http://..."
     assert public_name("runs/a@b") == "runs/a@b"
 
 

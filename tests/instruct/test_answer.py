@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from openai.lib._pydantic import to_strict_json_schema
@@ -25,6 +26,9 @@ GOOD = json.dumps({"turns": [{"question": q, "answer": a} for q, a in TWO]})
         json.dumps({"id": 3, **json.loads(GOOD)}),
         "User: What is it?\nAssistant: A CT of a GIST.\nUser: Is it large?\nAssistant: Yes.",
         "**User:** What is it?\n\n**Assistant:** A CT of a GIST.\n\n**User:** Is it large?\n\n**Assistant:** Yes.",
+        f"A draft: {{}} User: x\n</think>\n{GOOD}",
+        json.dumps({"turns": [{"type": "open", **turn} for turn in json.loads(GOOD)["turns"]]}),
+        "User: What is it?\n\nAssistant: A CT of a GIST.\n\n---\n\nUser: Is it large?\nAssistant: Yes.",
         "Q1: What is it?\nA1: A CT of a GIST.\nQ2: Is it large?\nA2: Yes.",
         "### Question 1: What is it?\n### Answer 1: A CT of a GIST.\n### Question 2: Is it large?\n### Answer 2: Yes.",
         "Here you are.\nHuman: What is it?\nGPT: A CT of a GIST.\nHuman: Is it large?\nGPT: Yes.",
@@ -57,7 +61,9 @@ def test_an_answer_over_several_lines_is_whole() -> None:
         '{"turns": [{"question": "What?"}]}',
         '{"turns": [{"question": "What?", "answer": ""}]}',
         '{"turns": [{"question": "What?", "answer": 3}]}',
-        '{"turns": [{"question": "What?", "answer": "A", "score": 1}]}',
+        f"<think>A draft: {GOOD} But is it",
+        "<thinking>User: What is it?\nAssistant: A cyst.",
+        '{"turns": ["What?"]}',
         '{"turns": "none"}',
         '{"turns": null}',
         "[1, 2]",
@@ -79,3 +85,11 @@ def test_the_schema_is_what_openais_own_client_makes_of_the_model() -> None:
         return [plain(v) for v in schema] if isinstance(schema, list) else schema
 
     assert plain(response_format()["json_schema"]["schema"]) == plain(to_strict_json_schema(Answer))
+
+
+@pytest.mark.parametrize("text", ["\n" * 50_000, "User" + " " * 50_000, "User" + "\n" * 50_000, "<think>" * 10_000])
+def test_a_reply_that_repeats_itself_is_read_in_time(text: str) -> None:
+    """Reading in time that grows with the square takes minutes here; the event loop would stand still meanwhile."""
+    began = time.process_time()
+    assert read(text) is None
+    assert time.process_time() - began < 2

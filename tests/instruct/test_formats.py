@@ -202,3 +202,24 @@ def test_messages_with_marks_in_their_texts_are_read_and_written(tmp_path: Path)
     (talk,) = import_file(_write(tmp_path / "a.json", row), "llavamed")
     assert talk == Conversation("a", ("a.png",), (user("What?", images=1), assistant("A cyst.")))
     assert to_strings(talk) == row
+
+
+def test_rows_of_other_trainers_need_no_id(tmp_path: Path) -> None:
+    """As ms-swift's and LLaMA-Factory's documentation write them."""
+    turns = [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A cyst."}]
+    text = [{"role": "user", "content": "What is a cyst?"}, turns[1]]
+    path = tmp_path / "swift.jsonl"
+    rows: list[dict[str, Any]] = [
+        {"messages": turns, "images": ["a.png"]},
+        {"messages": turns, "images": "b.png"},
+        {"messages": text},
+        {"messages": turns, "images": ["c.png"], "id": 7},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    talks = import_file(path, "llavamed")
+    assert [talk.id for talk in talks] == ["swift-1", "swift-2", "swift-3", "7"]
+    assert [talk.images for talk in talks] == [("a.png",), ("b.png",), (), ("c.png",)]
+    assert talks[0].messages == (user("What is it?", images=1), assistant("A cyst."))
+    path.write_text(json.dumps({"messages": turns, "images": ["a.png"], "id": [1]}) + "\n")
+    with pytest.raises(InputError, match=r"line 1: .*the id must be text"):
+        import_file(path, "llavamed")

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
+from llavamed.corpus.store import Corpus
 from llavamed.demo.truth import Truth
 from llavamed.errors import InputError
 from llavamed.instruct import batch
 from llavamed.instruct.generate import generate
+from llavamed.instruct.journal import Journal
 from llavamed.instruct.offline import export_batch, import_batch, plan
-from llavamed.instruct.prices import price_of
+from llavamed.instruct.prices import Bill, price_of
 from llavamed.recipe import InstructSection
 from llavamed.records import Pair, read_conversations, read_jsonl
 from tests.instruct.conftest import TURNS, Endpoint, Said
@@ -72,6 +74,20 @@ def test_dated_versions_have_their_models_price_and_other_models_do_not() -> Non
     assert own.of(1e6, 1e6) == 3.0
 
 
+def test_each_answer_is_billed_at_its_models_price(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j.jsonl") as journal:
+        for number, about in enumerate(
+            ({"model": "gpt-4o-mini"}, {"model": "gpt-4o", "batch": "b"}, {"model": "x"}, {})
+        ):
+            journal.keep(f"{number:016x}", "k", "a", (1_000_000, 0), **about)
+        bill = Bill(journal, price_of("gpt-4o-mini"))
+        assert bill.spent == pytest.approx(0.15 + 2.50 / 2 + 0.15)  # a line without a model is this one's
+        assert bill.summary()["unpriced"] == ["x"]
+        assert Bill(journal, price_of("x", (1.0, 1.0))).spent == pytest.approx(0.15 + 2.50 / 2 + 2.0)
+    with Journal(tmp_path / "j.jsonl", writable=False) as journal:
+        assert Bill(journal, price_of("gpt-4o-mini")).spent == pytest.approx(bill.spent)
+
+
 def test_a_batch_goes_out_and_comes_back_as_if_it_had_been_asked(corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     files, number = export_batch(corpus, out, SECTION, 0, tmp_path / "batch")
@@ -85,6 +101,7 @@ def test_a_batch_goes_out_and_comes_back_as_if_it_had_been_asked(corpus: Path, t
     made = generate(corpus, out, SECTION, seed=0)  # nobody listens at that address
     assert made.counts["instruct"] == len(list(read_conversations(out / "instruct.jsonl"))) == 40
     assert made.extra["asked"]["tokens_out"] == 40 * 30
+    assert made.extra["asked"]["cost"] == pytest.approx(40 * (1000 * 0.15 + 30 * 0.60) / 1e6 / 2)
     counts, missing = import_batch(corpus, out, SECTION, 0, [results])
     assert dict(counts) == {"known already": 40}
 
@@ -107,6 +124,20 @@ def test_what_a_batch_did_not_answer_is_told_and_goes_into_the_next(corpus: Path
     assert {row["custom_id"] for row in again} & {row["custom_id"] for row in requests} == {
         requests[n]["custom_id"] for n in (0, 1, 2, 4)
     }  # the fifth is put another way
+
+
+def test_an_image_that_cannot_be_read_leaves_its_pair_out_and_no_other(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    read = Corpus.image
+    monkeypatch.setattr(Corpus, "image", lambda self, key: b"GIF?" if key == "pair-0020" else read(self, key))
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 10)
+    section = SECTION.model_copy(update={"sighted": True})
+    files, number = export_batch(corpus, tmp_path / "out", section, 0, tmp_path / "batch")
+    assert number == sum(len(list(read_jsonl(path))) for path in files) == 39
+    told = capsys.readouterr().err
+    assert "1 pairs are not in it" in told
+    assert "pair-0020" in told
 
 
 def test_files_stay_within_what_vendors_take(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

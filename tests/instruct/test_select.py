@@ -56,3 +56,10 @@ def test_a_domain_that_is_none_is_named_with_those_that_are() -> None:
     check_domains(("mri", "other"))
     with pytest.raises(InputError, match=r"'ct'; the domains are chest_xray, mri, ct_scan"):
         check_domains(("mri", "ct"))
+
+
+def test_a_domain_that_is_named_twice_counts_once() -> None:
+    some = [pair for pair in _candidates() if pair[1] in ("mri", "gross")]
+    keys, left = select(some, ("mri", "mri", "gross"), 10, seed=1)
+    assert (len(set(keys)), len(keys), left) == (10, 10, {"mri": 24})
+    assert keys == select(some, ("mri", "gross"), 10, seed=1)[0]

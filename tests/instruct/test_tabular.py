@@ -153,3 +153,31 @@ def test_a_quote_that_is_never_closed_is_an_input_error(tmp_path: Path) -> None:
 def test_a_head_alone_holds_no_conversation(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no conversations"):
         import_file(_csv(tmp_path / "a.csv", ("image", "question", "answer")), "table")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_an_apostrophe_is_a_letter_and_only_a_line_break_ends_a_row(tmp_path: Path, delimiter: str) -> None:
+    rows = [
+        ("image", "question", "answer"),
+        ("a.png", "'What' is it?", "'A cyst'"),
+        ("b.png", "Is it Crohn's, or not?", "It's \u2028Crohn's; \x0bno\x85 doubt."),
+        ("c.png", 'The "lesion"?', "'"),
+    ]
+    talks = import_file(_csv(tmp_path / "a.csv", *rows, delimiter=delimiter), "table")
+    assert [(t.images[0], *(m.text for m in t.messages)) for t in talks] == rows[1:]
+
+
+def test_a_blank_after_the_comma_is_not_part_of_a_cell(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('image, question, answer\na.png, "Is it large, or not?", No\n')
+    (talk,) = import_file(tmp_path / "a.csv", "table")
+    assert [m.text for m in talk.messages] == ["Is it large, or not?", "No"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_number_that_is_none_is_nothing_and_no_answer(tmp_path: Path, name: str) -> None:
+    rows = [{**ROWS[0], "organ": float("nan")}, {**ROWS[1], "answer": float("nan")}]
+    text = json.dumps(rows[1]) if name == "a.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(text)
+    line = 1 if name == "a.json" else 2
+    with pytest.raises(InputError, match=f"1 problem, .*line {line}: empty answer"):
+        import_file(tmp_path / name, "table")
