@@ -60,18 +60,32 @@ _OPENAI_HOST = "api.openai.com"
 def connect(url: str, model: str, what: str, key_name: str, timeout_seconds: float) -> Endpoint:
     """The endpoint at `url`, which `what` (a key of the recipe) names. Raises InputError for what is no URL, or without
     a model's name; the endpoint itself is not asked yet."""
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"{what} {url!r}: give a URL such as http://localhost:8000/v1")
-    shown = public_name(url)
+    try:
+        parts = urlsplit(url)
+        readable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
+        readable = False
+    if not readable:  # not shown: what cannot be read as a URL may hold a password anywhere
+        raise InputError(f"{what}: not a URL that can be read; give a URL such as http://localhost:8000/v1")
+    url = parts._replace(path=parts.path.rstrip("/") or "/v1").geturl()  # one address, however it is written
     if not model:
         option = f"--{what.rpartition('.')[2]}-model"
-        raise InputError(f"{what} {shown}: name its model with {option} ({what}_model in a recipe)")
-    parts = urlsplit(url)
-    if parts.path in ("", "/"):
-        url = parts._replace(path="/v1").geturl()
+        raise InputError(f"{what} {public_name(url)}: name its model with {option} ({what}_model in a recipe)")
     is_openai = (parts.scheme, parts.hostname) == ("https", _OPENAI_HOST)
-    key = os.environ.get(key_name) or (os.environ.get(OPENAI_KEY) if is_openai else "") or ""
-    return Endpoint(url, model, key, f"{key_name} or {OPENAI_KEY}" if is_openai else key_name, timeout_seconds)
+    names = (key_name, OPENAI_KEY) if is_openai else (key_name,)
+    return Endpoint(url, model, _key(names), " or ".join(names), timeout_seconds)
+
+
+def _key(names: tuple[str, ...]) -> str:
+    """The first of these variables that is set; a key read from a file may end in a newline."""
+    for name in names:
+        key = os.environ.get(name, "").strip()
+        if not (key.isascii() and key.isprintable()):  # the client would show it in its error
+            raise InputError(f"{name}: holds a character that no key has; set it to the key alone")
+        if key:
+            return key
+    return ""
 
 
 class Busy(RuntimeError):

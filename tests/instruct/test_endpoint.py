@@ -260,3 +260,35 @@ def test_a_url_without_a_path_gets_one_and_its_password_is_not_shown() -> None:
     with pytest.raises(InputError, match="teacher_model") as caught:
         _connect("http://user:hidden@localhost:1/v1", model="")
     assert "hidden" not in str(caught.value)
+
+
+def test_a_key_from_a_file_with_its_newline_is_sent_without(endpoint: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVAMED_TEACHER_KEY", f" {SECRET}\r\n")
+    assert _ask(endpoint).text
+    assert endpoint.keys == [f"Bearer {SECRET}"]
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\nmore", f"{SECRET}é", f"{SECRET}\x7f"])
+def test_a_key_that_no_header_can_hold_is_an_error_that_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LLAVAMED_TEACHER_KEY", key)
+    with pytest.raises(InputError, match="LLAVAMED_TEACHER_KEY: holds a character that no key has") as caught:
+        _connect("http://localhost:1/v1")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:abc/v1", "http://[::1/v1", "http://", "user:hidden@localhost:8000/v1", "http://u:hidden@:x/v1"],
+)
+def test_what_is_no_url_is_one_line_that_does_not_show_it(url: str) -> None:
+    with pytest.raises(InputError, match="give a URL such as") as caught:
+        _connect(url)
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_address_is_the_same_with_a_slash_at_its_end() -> None:
+    assert {_connect(f"http://localhost:8000{path}").where for path in ("", "/", "/v1", "/v1/", "/v1//")} == {
+        "http://localhost:8000/v1"
+    }
