@@ -6,7 +6,7 @@ counts what was dropped and why. Alignment needs no domain: where no pair qualif
 `instruct.jsonl` is empty and a warning says so.
 
 The corpus is read pair by pair and never held: once to select (and, for the template teacher, to count what occurs
-in it), once for the alignment examples, once to ask a hosted teacher what its `journal.jsonl` does not hold yet, once
+in it), once to ask a hosted teacher what its `journal.jsonl` does not hold yet, once for the alignment examples, once
 to write the conversations. What is written about a pair is drawn from a generator seeded with (seed, key), so it does
 not depend on the pairs around it, on their order, or on the order in which answers come.
 """
@@ -101,40 +101,48 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         warning = f"no pair to write a conversation about; dropped: {_reasons(funnel) or 'the corpus is empty'}"
         if all(reason_against_align(pair) for pair in store.pairs()):
             raise InputError(f"{corpus}: {warning}")
-    manifest.begin(out, made.stage)
-    align_count = write_jsonl(out / _ALIGN, _align(store, seed, funnel, tally))
-    with ExitStack() as open_files:
+    with ExitStack() as open_files:  # the journal's lock is held until the manifest stands
         teacher: Teacher = connected or TemplateTeacher(census)
         if connected is not None:
-            connected.journal = open_files.enter_context(Journal(out / JOURNAL))
+            connected.journal = open_files.enter_context(open_journal(out))
             tally.bill = _ask(store, section, seed, connected, keys)
+        manifest.begin(out, STAGE)
+        align_count = write_jsonl(out / _ALIGN, _align(store, seed, funnel, tally))
         count = write_jsonl(out / _INSTRUCT, _instruct(store, section, seed, teacher, keys, funnel, tally, sample))
-    unanswered = sum(number for reason, number in funnel.items() if reason.startswith(_UNANSWERED))
-    if keys and not count:
-        warning = f"the teacher wrote nothing that could be kept; dropped: {_reasons(+funnel)}"
-        if not align_count or unanswered == len(keys):  # to be asked again, not to be skipped
-            raise InputError(f"{corpus}: {warning}")
-    if funnel[_UNANSWERED + OVER_COST]:
-        warning = (
-            f"stopped at instruct.max_cost={section.max_cost:g}: {funnel[_UNANSWERED + OVER_COST]:,} of {len(keys):,} "
-            "pairs were not asked about; run it again with more, and only they are asked"
-        )
-    if warning:
-        print(f"{out / _INSTRUCT}: {'' if count else 'empty: '}{warning}", file=sys.stderr)
-    if judge is not None and sample.drawn:
-        tally.judged = judge.judge(sample, section.mentions, out)
-        made.extra["judged"] = tally.judged.summary()
-    made.counts = {"pairs": len(store), "align": align_count, "instruct": count, "turns": tally.num_turns}
-    made.funnel = dict(sorted((+funnel).items()))
-    made.extra |= {"teacher": teacher.name, "prompt_hash": teacher.prompt_hash}
-    if connected is not None and tally.bill is not None:
-        made.extra["asked"] = connected.outcome.summary() | tally.bill.summary() | connected.endpoint.summary()
-    write_page(made, tally, store, section, out / _REPORT, warning)
-    made.seconds = time.monotonic() - began
-    # not the journal: it is no result, and to lose it must not cost the stage
-    made.files = {name: manifest.file_sha256(out / name) for name in (_ALIGN, _INSTRUCT, _REPORT)}
-    made.write(out, hash_files=False)
+        unanswered = sum(number for reason, number in funnel.items() if reason.startswith(_UNANSWERED))
+        if keys and not count:
+            warning = f"the teacher wrote nothing that could be kept; dropped: {_reasons(+funnel)}"
+            if not align_count or unanswered == len(keys):  # to be asked again, not to be skipped
+                raise InputError(f"{corpus}: {warning}")
+        if funnel[_UNANSWERED + OVER_COST]:
+            warning = (
+                f"stopped at instruct.max_cost={section.max_cost:g}: {funnel[_UNANSWERED + OVER_COST]:,} of "
+                f"{len(keys):,} pairs were not asked about; run it again with more, and only they are asked"
+            )
+        if warning:
+            print(f"{out / _INSTRUCT}: {'' if count else 'empty: '}{warning}", file=sys.stderr)
+        if judge is not None and sample.drawn:
+            tally.judged = judge.judge(sample, section.mentions, out)
+            made.extra["judged"] = tally.judged.summary()
+        made.counts = {"pairs": len(store), "align": align_count, "instruct": count, "turns": tally.num_turns}
+        made.funnel = dict(sorted((+funnel).items()))
+        made.extra |= {"teacher": teacher.name, "prompt_hash": teacher.prompt_hash}
+        if connected is not None and tally.bill is not None:
+            made.extra["asked"] = connected.outcome.summary() | tally.bill.summary() | connected.endpoint.summary()
+        write_page(made, tally, store, section, out / _REPORT, warning)
+        made.seconds = time.monotonic() - began
+        # not the journal: it is no result, and to lose it must not cost the stage
+        made.files = {name: manifest.file_sha256(out / name) for name in (_ALIGN, _INSTRUCT, _REPORT)}
+        made.write(out, hash_files=False)
     return made
+
+
+def open_journal(out: Path) -> Journal:
+    """The journal of the stage's folder, which is made where it is absent. Nothing else in it is touched before the
+    lock is held: a process that is refused leaves the other's work, and its result, as they are."""
+    if not (out / JOURNAL).is_file():
+        manifest.begin(out, STAGE)
+    return Journal(out / JOURNAL)
 
 
 def connect_teacher(section: InstructSection, store: Corpus) -> OpenAITeacher | None:

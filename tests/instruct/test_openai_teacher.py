@@ -232,3 +232,33 @@ def test_a_sighted_teacher_loses_only_the_record_whose_image_cannot_be_read(
     made = generate(corpus, tmp_path / "out", _section(endpoint, sighted=True), seed=0)
     assert made.counts["instruct"] == 3
     assert made.funnel["instruct: teacher_failed"] == 1
+
+
+def test_a_second_process_that_is_refused_leaves_the_first_ones_result(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    corpus, out = make_corpus([pair for _, pair in world[:4]]), tmp_path / "out"
+    generate(corpus, out, _section(endpoint), seed=0)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with Journal(out / "journal.jsonl"), pytest.raises(InputError, match="another process is writing it"):
+        generate(corpus, out, _section(endpoint), seed=1)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_lock_is_held_until_the_manifest_stands(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llavamed.instruct import generate as module
+
+    corpus, out = make_corpus([pair for _, pair in world[:4]]), tmp_path / "out"
+    write, refused = module.write_page, []
+
+    def write_page(*args: Any) -> None:
+        with pytest.raises(InputError, match="another process is writing it") as caught:
+            Journal(out / "journal.jsonl")
+        refused.append(caught.value)
+        write(*args)
+
+    monkeypatch.setattr(module, "write_page", write_page)
+    generate(corpus, out, _section(endpoint), seed=0)
+    assert refused
