@@ -263,7 +263,8 @@ class _Work:
             except Busy as error:
                 refusals += 1
                 self.pace.refused(time.monotonic())
-                wait = _backoff(refusals) if error.wait is None else error.wait * random.uniform(1.0, 1.1)
+                # at least as long as without a word: some say "0" and refuse again
+                wait = max(_backoff(refusals), (error.wait or 0.0) * random.uniform(1.0, 1.1))
                 self._broke("refused", str(error))
                 if wait > LONGEST_WAIT_SECONDS:
                     self._halt(InputError(f"{self.endpoint.where}: asks to come back in {wait / 3600:.1f} hours"))
@@ -271,9 +272,12 @@ class _Work:
                 breaks += 1
                 self.pace.ended(time.monotonic())
                 wait = _backoff(breaks)
-                if error.tokens[1]:
-                    self.journal.lose(variant.id, call.key, str(error), error.tokens)
                 self._broke("broke", str(error))
+                if any(error.tokens):
+                    self.journal.lose(variant.id, call.key, str(error), error.tokens)
+                    if self.bill.over:
+                        self.outcome.over_cost = True
+                        return None
                 if breaks == TRIES:
                     self._fail(call, FAILED, str(error))
                     return None

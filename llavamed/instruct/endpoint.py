@@ -126,6 +126,7 @@ class Endpoint:
         self.patience = Patience(timeout_seconds, least=min(5.0, timeout_seconds))
         self.given_up: list[str] = []
         self.proven = False
+        self._streams = True  # until an answer has come in one piece
         self._flights: set[_Flight] = set()
         self._client = openai.AsyncOpenAI(  # the client insists on some key; silence and retries are seen to here
             base_url=url, api_key=key or "none", max_retries=0, timeout=httpx2.Timeout(None, connect=20.0)
@@ -188,13 +189,22 @@ class Endpoint:
                     if "event-stream" in kind:
                         await _read_events(response.iter_lines(), answer, flight.hear)
                     else:
-                        _read_whole(await response.read(), kind, answer)
+                        data = await response.read()
+                        self._streams = False
+                        _read_whole(data, kind, answer)
+                    flight.hear()
         except TimeoutError:
             limit = self.patience.limit
             self.patience.cut()
-            raise Faltered(f"silent for {limit:.0f} seconds", answer.tokens) from None
+            tokens = answer.tokens
+            if not self._streams:  # it may have been nearly whole
+                tokens = (
+                    tokens[0],
+                    max(tokens[1], int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)),
+                )
+            raise Faltered(f"silent for {limit:.0f} seconds", tokens) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
-            raise Faltered(self._told(error.__cause__ or error), answer.tokens) from None
+            raise Faltered(self._told(error.__cause__ or error), answer.paid) from None
         except openai.APIStatusError as error:
             raise self._meaning(error) from None
         except _WebPage as error:
@@ -202,13 +212,13 @@ class Endpoint:
                 raise InputError(f"{self.where}: {error}; give the base URL of an OpenAI-compatible endpoint") from None
             raise Faltered(str(error)) from None
         except openai.OpenAIError as error:
-            raise Faltered(self._told(error), answer.tokens) from None
+            raise Faltered(self._told(error), answer.paid) from None
         finally:
             self._flights.discard(flight)
         if answer.refusal:
             raise Declined(f"refused: {self._told(answer.refusal)}")
         if answer.error or not answer.finish:
-            raise Faltered(self._told(answer.error or "the stream was cut"), answer.tokens)
+            raise Faltered(self._told(answer.error or "the stream was cut"), answer.paid)
         if answer.finish == "content_filter":
             raise Declined("stopped by the endpoint's content filter")
         self.patience.ended(flight.silence)
@@ -284,6 +294,11 @@ class _Answer:
     def tokens(self) -> tuple[int, int]:
         return self._usage if self.counted else (self._sent, estimate("".join(self._pieces)))
 
+    @property
+    def paid(self) -> tuple[int, int]:
+        """The tokens if anything has come; a call that broke before is on no bill."""
+        return self.tokens if self.tokens[1] else (0, 0)
+
     def add(self, body: dict[str, Any]) -> None:
         """A whole completion, or a piece of one."""
         try:
@@ -297,13 +312,22 @@ class _Answer:
             self.error = str(error.get("message", error) if isinstance(error, dict) else error)
         for choice in body.get("choices") or ():
             message = choice.get("delta") or choice.get("message") or {}
-            self._pieces.append(message.get("content") or "")
-            self.refusal += message.get("refusal") or ""
+            self._pieces.append(_text(message.get("content")))
+            self.refusal += _text(message.get("refusal"))
             self.finish = choice.get("finish_reason") or self.finish
         usage = body.get("usage")
         if usage and usage.get("prompt_tokens") is not None:
             self._usage = (int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
             self.counted = True
+
+
+def _text(content: Any) -> str:
+    """A message's content: a text, or a list of parts of which some are texts. Raises TypeError for anything else."""
+    if isinstance(content, list):
+        return "".join(_text(part["text"]) for part in content if "text" in part)
+    if content is not None and not isinstance(content, str):
+        raise TypeError("neither a text nor a list of parts")
+    return content or ""
 
 
 async def _read_events(lines: AsyncIterator[str], answer: _Answer, hear: Callable[[], None]) -> None:

@@ -298,6 +298,36 @@ def test_a_disk_that_fails_ends_it_in_one_line(
     assert 10 <= len(_answered(tmp_path / "j")) < 5000
 
 
+def test_calls_that_break_when_half_is_paid_stay_within_the_bound_too(endpoint: Server, tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Said:
+        if len(endpoint.requests) <= 5:
+            return Said(usage=(1000, 100))
+        piece = {"choices": [{"index": 0, "delta": {"content": "word " * 75}, "finish_reason": None}]}
+        return Said(events=[f"data: {json.dumps(piece)}"])  # and cut: about 0.01 each
+
+    endpoint.reply = reply
+    assert _ask(endpoint, tmp_path / "j", 100, max_cost=0.3).over_cost
+    with Journal(tmp_path / "j", writable=False) as journal:
+        assert journal.lost > 5
+        assert 0.2 < Price(10.0, 100.0).of(*journal.tokens) <= 0.3
+
+
+def test_an_endpoint_that_says_come_back_at_once_is_not_hammered(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def backoff(tries: int) -> float:
+        waits.append(0.02 * tries)
+        return waits[-1]
+
+    monkeypatch.setattr(ask_module, "_backoff", backoff)
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) > 5 else Said("no", 429, {"retry-after": "0"})
+    began = time.monotonic()
+    assert _ask(endpoint, tmp_path / "j", 1).calls == 6
+    assert time.monotonic() - began >= sum(waits) > 0.25
+
+
 def test_it_runs_inside_a_loop_that_runs_already(endpoint: Server, tmp_path: Path) -> None:
     async def notebook() -> Outcome:
         return _ask(endpoint, tmp_path / "j", 5)
