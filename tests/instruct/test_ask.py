@@ -328,6 +328,39 @@ def test_an_endpoint_that_says_come_back_at_once_is_not_hammered(
     assert time.monotonic() - began >= sum(waits) > 0.25
 
 
+def test_an_endpoint_that_declines_all_from_now_on_is_left_with_the_reason(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) <= 20 else Said("credit balance too low", 400)
+    with pytest.raises(InputError, match=r"50 records in a row were declined \(.*credit balance too low.*is kept"):
+        _ask(endpoint, tmp_path / "j", 400)
+    assert len(_answered(tmp_path / "j")) == 20
+    assert len(endpoint.requests) < 200
+
+
+def test_records_that_are_declined_between_others_stop_nothing_and_say_why(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said("bad picture", 400) if _number(body) % 3 == 2 else Said()
+    found = _ask(endpoint, tmp_path / "j", 200)
+    ((reason, number),) = found.summary()["unanswered"].items()
+    assert ("bad picture" in reason, number, found.answered) == (True, 66, 134)
+
+
+def test_an_allowance_that_is_used_up_until_tomorrow_ends_it_in_one_line(endpoint: Server, tmp_path: Path) -> None:
+    none_left = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "23h59m"}
+    endpoint.reply = lambda body: Said(headers=none_left)
+    with pytest.raises(InputError, match=r"allows nothing more for 2\d\.\d hours; what was answered is kept"):
+        _ask(endpoint, tmp_path / "j", 10)
+    assert len(_answered(tmp_path / "j")) == 1
+
+
+def test_a_long_wait_for_the_allowance_is_told(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ask_module, "_TOLD_WAIT_SECONDS", 0.5)
+    none_left = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1s"}
+    endpoint.reply = lambda body: Said(headers=none_left)
+    assert _ask(endpoint, tmp_path / "j", 2).answered == 2
+    assert capsys.readouterr().err.count("allows the next call in 1 seconds") == 1
+
+
 def test_it_runs_inside_a_loop_that_runs_already(endpoint: Server, tmp_path: Path) -> None:
     async def notebook() -> Outcome:
         return _ask(endpoint, tmp_path / "j", 5)
