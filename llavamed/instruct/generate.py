@@ -28,7 +28,7 @@ from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.instruct import tables
 from llavamed.instruct.align import align
-from llavamed.instruct.ask import OVER_COST, ask
+from llavamed.instruct.ask import DECLINED, FAILED, NOT_IN_FORM, OVER_COST, ask
 from llavamed.instruct.clean import clean
 from llavamed.instruct.facts import of_pair
 from llavamed.instruct.journal import NAME as JOURNAL
@@ -84,13 +84,13 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         inputs={str(corpus): store.fingerprint},
         extra={"images": os.path.relpath(corpus, out), "images_absolute": str(corpus.resolve())},
     )
-    if manifest.is_done(out, made):
+    before = manifest.read(out) if manifest.is_done(out, made) else None
+    again = before is not None and connected is not None and _lacking(before["funnel"], out)
+    if before is not None and not again:
         print(f"{out}: finished already, skipped", file=sys.stderr)
-        before = manifest.read(out)
-        assert before is not None
-        made.counts, made.funnel, made.files = before["counts"], before["funnel"], before["files"]
-        made.seconds = before["seconds"]
-        return made
+        return _as_before(made, before)
+    if again:
+        print(f"{out}: {again:,} pairs had no answer; those that may get one are asked again", file=sys.stderr)
 
     funnel: Counter[str] = Counter()
     tally = Tally()
@@ -105,7 +105,18 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         teacher: Teacher = connected or TemplateTeacher(census)
         if connected is not None:
             connected.journal = open_files.enter_context(open_journal(out))
-            tally.bill = _ask(store, section, seed, connected, keys)
+            try:
+                tally.bill = _ask(store, section, seed, connected, keys)
+            except InputError as error:
+                if before is None:
+                    raise
+                print(f"{out}: left as it was: {error}", file=sys.stderr)  # an endpoint that is gone spoils no result
+                return _as_before(made, before)
+            for reason, number in connected.outcome.reasons().items():
+                print(f"{out}: {number:,} without an answer: {reason}", file=sys.stderr)
+            if before is not None and not connected.outcome.answered:
+                print(f"{out}: no answer is new; left as it was", file=sys.stderr)
+                return _as_before(made, before)
         manifest.begin(out, STAGE)
         align_count = write_jsonl(out / _ALIGN, _align(store, seed, funnel, tally))
         count = write_jsonl(out / _INSTRUCT, _instruct(store, section, seed, teacher, keys, funnel, tally, sample))
@@ -134,6 +145,18 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         # not the journal: it is no result, and to lose it must not cost the stage
         made.files = {name: manifest.file_sha256(out / name) for name in (_ALIGN, _INSTRUCT, _REPORT)}
         made.write(out, hash_files=False)
+    return made
+
+
+def _lacking(funnel: dict[str, int], out: Path) -> int:
+    """Pairs of a finished folder that the teacher may answer if asked again; without the journal, all would be."""
+    missed = sum(funnel.get(_UNANSWERED + kind, 0) for kind in (FAILED, DECLINED, NOT_IN_FORM))
+    return missed if (out / JOURNAL).is_file() else 0
+
+
+def _as_before(made: Manifest, before: dict[str, Any]) -> Manifest:
+    made.counts, made.funnel, made.files = before["counts"], before["funnel"], before["files"]
+    made.seconds = before["seconds"]
     return made
 
 
