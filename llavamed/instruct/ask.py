@@ -41,8 +41,10 @@ VARIANTS = 3  # times that one question is put in all, as long as the answer is 
 TRIES = 6  # of a call that breaks
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 60.0
 LONGEST_WAIT_SECONDS = 900.0  # an endpoint that says to come back later than this is left for today
+_TOLD_WAIT_SECONDS = 20.0  # what the endpoint's allowance makes us wait longer is told
 FAILURES_BEFORE_GIVING_UP = 10  # from the first record on: then it is the endpoint, not the records
 IN_A_ROW, SILENT_SECONDS = 50, 120.0  # so many failures without an answer between them, for so long: it is down
+DECLINED_IN_A_ROW = 50  # records without an answer between them: it is not the records
 UNPROVEN_IN_A_ROW = 8  # calls that broke, before the first answer of all
 _ANOTHER_CANARY_SECONDS, _CANARIES = 2.0, 4
 _TICK_SECONDS, _LATE_SECONDS = 0.1, 0.5
@@ -106,7 +108,13 @@ class Outcome:
     over_cost: bool = False
 
     def summary(self) -> dict[str, Any]:
-        return {"calls": self.calls, "answered": self.answered, "broken": dict(self.broken)}
+        unanswered = {"unanswered": self.reasons()} if self.failed else {}
+        return {"calls": self.calls, "answered": self.answered, "broken": dict(self.broken), **unanswered}
+
+    def reasons(self, most: int = 5) -> dict[str, int]:
+        """Why pairs have no answer, the commonest reasons first."""
+        why = Counter(kind if kind == NOT_IN_FORM else f"{kind}: {said}" for kind, said in self.failed.values())
+        return dict(why.most_common(most))
 
 
 def ask(
@@ -150,7 +158,8 @@ class _Work:
         self.changed, self.stop = asyncio.Event(), asyncio.Event()
         self.fatal: BaseException | None = None
         self.last_answer = time.monotonic()
-        self.in_a_row = 0
+        self.in_a_row = self.declined_in_a_row = 0
+        self.quiet_until = 0.0  # the wait was told
         self.seen_right = False  # a right answer, in the journal or now
 
     async def run(self) -> Outcome:
@@ -198,7 +207,15 @@ class _Work:
             canaries = min(_CANARIES, 1 + (now - began) // _ANOTHER_CANARY_SECONDS)
             limit = self.pace.limit if self.outcome.answered else canaries
             fits = self.bill.fits(call.tokens, call.body.get("max_tokens", 0))
-            if len(self.tasks) < int(limit) and fits and not self._held_back(call.tokens, now):
+            held_back = self._held_back(call.tokens, now)
+            if held_back > LONGEST_WAIT_SECONDS and not self.tasks:  # nothing is under way that could bring better news
+                why = f"allows nothing more for {held_back / 3600:.1f} hours; what was answered is kept"
+                self._halt(InputError(f"{self.endpoint.where}: {why}"))
+                return False
+            if held_back > _TOLD_WAIT_SECONDS and now > self.quiet_until:
+                print(f"\n{self.endpoint.where}: allows the next call in {held_back:.0f} seconds", file=sys.stderr)
+                self.quiet_until = now + held_back
+            if len(self.tasks) < int(limit) and fits and held_back <= 0:
                 self.endpoint.requests.take(1, now)
                 self.endpoint.tokens.take(call.tokens, now)
                 return True
@@ -209,8 +226,8 @@ class _Work:
             await self.changed.wait()
         return False
 
-    def _held_back(self, tokens: int, now: float) -> bool:
-        return self.endpoint.requests.wait(1, now) > 0 or self.endpoint.tokens.wait(tokens, now) > 0
+    def _held_back(self, tokens: int, now: float) -> float:
+        return max(self.endpoint.requests.wait(1, now), self.endpoint.tokens.wait(tokens, now))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.tasks.discard(task)
@@ -265,7 +282,8 @@ class _Work:
             except Busy as error:
                 refusals += 1
                 self.pace.refused(time.monotonic())
-                wait = _backoff(refusals) if error.wait is None else error.wait * random.uniform(1.0, 1.1)
+                # at least as long as without a word: some say "0" and refuse again
+                wait = max(_backoff(refusals), (error.wait or 0.0) * random.uniform(1.0, 1.1))
                 self._broke("refused", str(error))
                 if wait > LONGEST_WAIT_SECONDS:
                     self._halt(InputError(f"{self.endpoint.where}: asks to come back in {wait / 3600:.1f} hours"))
@@ -273,22 +291,29 @@ class _Work:
                 breaks += 1
                 self.pace.ended(time.monotonic())
                 wait = _backoff(breaks)
-                if error.tokens[1]:
-                    self.journal.lose(variant.id, call.key, str(error), error.tokens)
                 self._broke("broke", str(error))
+                if any(error.tokens):
+                    self.journal.lose(variant.id, call.key, str(error), error.tokens)
+                    if self.bill.over:
+                        self.outcome.over_cost = True
+                        return None
                 if breaks == TRIES:
                     self._fail(call, FAILED, str(error))
                     return None
             except Declined as error:
                 self.pace.ended(time.monotonic())
                 self._fail(call, DECLINED, str(error))
+                self.declined_in_a_row += 1
+                if self.declined_in_a_row >= DECLINED_IN_A_ROW:
+                    why = f"{DECLINED_IN_A_ROW} records in a row were declined ({error}); what was answered is kept"
+                    self._halt(InputError(f"{self.endpoint.where}: {why}"))
                 return None
             except InputError as error:
                 self._halt(error)
                 return None
             else:
                 self.pace.ended(time.monotonic())
-                self.last_answer, self.in_a_row = time.monotonic(), 0
+                self.last_answer, self.in_a_row, self.declined_in_a_row = time.monotonic(), 0, 0
                 return reply
             try:
                 await asyncio.wait_for(self.stop.wait(), wait)

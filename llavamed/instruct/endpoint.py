@@ -60,18 +60,32 @@ _OPENAI_HOST = "api.openai.com"
 def connect(url: str, model: str, what: str, key_name: str, timeout_seconds: float) -> Endpoint:
     """The endpoint at `url`, which `what` (a key of the recipe) names. Raises InputError for what is no URL, or without
     a model's name; the endpoint itself is not asked yet."""
-    if not url.startswith(("http://", "https://")):
-        raise InputError(f"{what} {url!r}: give a URL such as http://localhost:8000/v1")
-    shown = public_name(url)
+    try:
+        parts = urlsplit(url)
+        readable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        httpx2.URL(url)
+    except (ValueError, httpx2.InvalidURL):
+        readable = False
+    if not readable:  # not shown: what cannot be read as a URL may hold a password anywhere
+        raise InputError(f"{what}: not a URL that can be read; give a URL such as http://localhost:8000/v1")
+    url = parts._replace(path=parts.path.rstrip("/") or "/v1").geturl()  # one address, however it is written
     if not model:
         option = f"--{what.rpartition('.')[2]}-model"
-        raise InputError(f"{what} {shown}: name its model with {option} ({what}_model in a recipe)")
-    parts = urlsplit(url)
-    if parts.path in ("", "/"):
-        url = parts._replace(path="/v1").geturl()
+        raise InputError(f"{what} {public_name(url)}: name its model with {option} ({what}_model in a recipe)")
     is_openai = (parts.scheme, parts.hostname) == ("https", _OPENAI_HOST)
-    key = os.environ.get(key_name) or (os.environ.get(OPENAI_KEY) if is_openai else "") or ""
-    return Endpoint(url, model, key, f"{key_name} or {OPENAI_KEY}" if is_openai else key_name, timeout_seconds)
+    names = (key_name, OPENAI_KEY) if is_openai else (key_name,)
+    return Endpoint(url, model, _key(names), " or ".join(names), timeout_seconds)
+
+
+def _key(names: tuple[str, ...]) -> str:
+    """The first of these variables that is set; a key read from a file may end in a newline."""
+    for name in names:
+        key = os.environ.get(name, "").strip()
+        if not (key.isascii() and key.isprintable()):  # the client would show it in its error
+            raise InputError(f"{name}: holds a character that no key has; set it to the key alone")
+        if key:
+            return key
+    return ""
 
 
 class Busy(RuntimeError):
@@ -112,6 +126,7 @@ class Endpoint:
         self.patience = Patience(timeout_seconds, least=min(5.0, timeout_seconds))
         self.given_up: list[str] = []
         self.proven = False
+        self._streams = True  # until an answer has come in one piece
         self._flights: set[_Flight] = set()
         self._client = openai.AsyncOpenAI(  # the client insists on some key; silence and retries are seen to here
             base_url=url, api_key=key or "none", max_retries=0, timeout=httpx2.Timeout(None, connect=20.0)
@@ -174,13 +189,22 @@ class Endpoint:
                     if "event-stream" in kind:
                         await _read_events(response.iter_lines(), answer, flight.hear)
                     else:
-                        _read_whole(await response.read(), kind, answer)
+                        data = await response.read()
+                        self._streams = False
+                        _read_whole(data, kind, answer)
+                    flight.hear()
         except TimeoutError:
             limit = self.patience.limit
             self.patience.cut()
-            raise Faltered(f"silent for {limit:.0f} seconds", answer.tokens) from None
+            tokens = answer.tokens
+            if not self._streams:  # it may have been nearly whole
+                tokens = (
+                    tokens[0],
+                    max(tokens[1], int(body.get("max_tokens") or body.get("max_completion_tokens") or 0)),
+                )
+            raise Faltered(f"silent for {limit:.0f} seconds", tokens) from None
         except (openai.APIConnectionError, httpx2.HTTPError) as error:
-            raise Faltered(self._told(error.__cause__ or error), answer.tokens) from None
+            raise Faltered(self._told(error.__cause__ or error), answer.paid) from None
         except openai.APIStatusError as error:
             raise self._meaning(error) from None
         except _WebPage as error:
@@ -188,13 +212,13 @@ class Endpoint:
                 raise InputError(f"{self.where}: {error}; give the base URL of an OpenAI-compatible endpoint") from None
             raise Faltered(str(error)) from None
         except openai.OpenAIError as error:
-            raise Faltered(self._told(error), answer.tokens) from None
+            raise Faltered(self._told(error), answer.paid) from None
         finally:
             self._flights.discard(flight)
         if answer.refusal:
             raise Declined(f"refused: {self._told(answer.refusal)}")
         if answer.error or not answer.finish:
-            raise Faltered(self._told(answer.error or "the stream was cut"), answer.tokens)
+            raise Faltered(self._told(answer.error or "the stream was cut"), answer.paid)
         if answer.finish == "content_filter":
             raise Declined("stopped by the endpoint's content filter")
         self.patience.ended(flight.silence)
@@ -270,6 +294,11 @@ class _Answer:
     def tokens(self) -> tuple[int, int]:
         return self._usage if self.counted else (self._sent, estimate("".join(self._pieces)))
 
+    @property
+    def paid(self) -> tuple[int, int]:
+        """The tokens if anything has come; a call that broke before is on no bill."""
+        return self.tokens if self.tokens[1] else (0, 0)
+
     def add(self, body: dict[str, Any]) -> None:
         """A whole completion, or a piece of one."""
         try:
@@ -283,13 +312,22 @@ class _Answer:
             self.error = str(error.get("message", error) if isinstance(error, dict) else error)
         for choice in body.get("choices") or ():
             message = choice.get("delta") or choice.get("message") or {}
-            self._pieces.append(message.get("content") or "")
-            self.refusal += message.get("refusal") or ""
+            self._pieces.append(_text(message.get("content")))
+            self.refusal += _text(message.get("refusal"))
             self.finish = choice.get("finish_reason") or self.finish
         usage = body.get("usage")
         if usage and usage.get("prompt_tokens") is not None:
             self._usage = (int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0))
             self.counted = True
+
+
+def _text(content: Any) -> str:
+    """A message's content: a text, or a list of parts of which some are texts. Raises TypeError for anything else."""
+    if isinstance(content, list):
+        return "".join(_text(part["text"]) for part in content if "text" in part)
+    if content is not None and not isinstance(content, str):
+        raise TypeError("neither a text nor a list of parts")
+    return content or ""
 
 
 async def _read_events(lines: AsyncIterator[str], answer: _Answer, hear: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ counts what was dropped and why. Alignment needs no domain: where no pair qualif
 `instruct.jsonl` is empty and a warning says so.
 
 The corpus is read pair by pair and never held: once to select (and, for the template teacher, to count what occurs
-in it), once for the alignment examples, once to ask a hosted teacher what its `journal.jsonl` does not hold yet, once
+in it), once to ask a hosted teacher what its `journal.jsonl` does not hold yet, once for the alignment examples, once
 to write the conversations. What is written about a pair is drawn from a generator seeded with (seed, key), so it does
 not depend on the pairs around it, on their order, or on the order in which answers come.
 """
@@ -28,7 +28,7 @@ from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.instruct import tables
 from llavamed.instruct.align import align
-from llavamed.instruct.ask import OVER_COST, ask
+from llavamed.instruct.ask import DECLINED, FAILED, NOT_IN_FORM, OVER_COST, ask
 from llavamed.instruct.clean import clean
 from llavamed.instruct.facts import of_pair
 from llavamed.instruct.journal import NAME as JOURNAL
@@ -84,13 +84,13 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         inputs={str(corpus): store.fingerprint},
         extra={"images": os.path.relpath(corpus, out), "images_absolute": str(corpus.resolve())},
     )
-    if manifest.is_done(out, made):
+    before = manifest.read(out) if manifest.is_done(out, made) else None
+    again = before is not None and connected is not None and _lacking(before["funnel"], out)
+    if before is not None and not again:
         print(f"{out}: finished already, skipped", file=sys.stderr)
-        before = manifest.read(out)
-        assert before is not None
-        made.counts, made.funnel, made.files = before["counts"], before["funnel"], before["files"]
-        made.seconds = before["seconds"]
-        return made
+        return _as_before(made, before)
+    if again:
+        print(f"{out}: {again:,} pairs had no answer; those that may get one are asked again", file=sys.stderr)
 
     funnel: Counter[str] = Counter()
     tally = Tally()
@@ -101,40 +101,71 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
         warning = f"no pair to write a conversation about; dropped: {_reasons(funnel) or 'the corpus is empty'}"
         if all(reason_against_align(pair) for pair in store.pairs()):
             raise InputError(f"{corpus}: {warning}")
-    manifest.begin(out, made.stage)
-    align_count = write_jsonl(out / _ALIGN, _align(store, seed, funnel, tally))
-    with ExitStack() as open_files:
+    with ExitStack() as open_files:  # the journal's lock is held until the manifest stands
         teacher: Teacher = connected or TemplateTeacher(census)
         if connected is not None:
-            connected.journal = open_files.enter_context(Journal(out / JOURNAL))
-            tally.bill = _ask(store, section, seed, connected, keys)
+            connected.journal = open_files.enter_context(open_journal(out))
+            try:
+                tally.bill = _ask(store, section, seed, connected, keys)
+            except InputError as error:
+                if before is None:
+                    raise
+                print(f"{out}: left as it was: {error}", file=sys.stderr)  # an endpoint that is gone spoils no result
+                return _as_before(made, before)
+            for reason, number in connected.outcome.reasons().items():
+                print(f"{out}: {number:,} without an answer: {reason}", file=sys.stderr)
+            if before is not None and not connected.outcome.answered:
+                print(f"{out}: no answer is new; left as it was", file=sys.stderr)
+                return _as_before(made, before)
+        manifest.begin(out, STAGE)
+        align_count = write_jsonl(out / _ALIGN, _align(store, seed, funnel, tally))
         count = write_jsonl(out / _INSTRUCT, _instruct(store, section, seed, teacher, keys, funnel, tally, sample))
-    unanswered = sum(number for reason, number in funnel.items() if reason.startswith(_UNANSWERED))
-    if keys and not count:
-        warning = f"the teacher wrote nothing that could be kept; dropped: {_reasons(+funnel)}"
-        if not align_count or unanswered == len(keys):  # to be asked again, not to be skipped
-            raise InputError(f"{corpus}: {warning}")
-    if funnel[_UNANSWERED + OVER_COST]:
-        warning = (
-            f"stopped at instruct.max_cost={section.max_cost:g}: {funnel[_UNANSWERED + OVER_COST]:,} of {len(keys):,} "
-            "pairs were not asked about; run it again with more, and only they are asked"
-        )
-    if warning:
-        print(f"{out / _INSTRUCT}: {'' if count else 'empty: '}{warning}", file=sys.stderr)
-    if judge is not None and sample.drawn:
-        tally.judged = judge.judge(sample, section.mentions, out)
-        made.extra["judged"] = tally.judged.summary()
-    made.counts = {"pairs": len(store), "align": align_count, "instruct": count, "turns": tally.num_turns}
-    made.funnel = dict(sorted((+funnel).items()))
-    made.extra |= {"teacher": teacher.name, "prompt_hash": teacher.prompt_hash}
-    if connected is not None and tally.bill is not None:
-        made.extra["asked"] = connected.outcome.summary() | tally.bill.summary() | connected.endpoint.summary()
-    write_page(made, tally, store, section, out / _REPORT, warning)
-    made.seconds = time.monotonic() - began
-    # not the journal: it is no result, and to lose it must not cost the stage
-    made.files = {name: manifest.file_sha256(out / name) for name in (_ALIGN, _INSTRUCT, _REPORT)}
-    made.write(out, hash_files=False)
+        unanswered = sum(number for reason, number in funnel.items() if reason.startswith(_UNANSWERED))
+        if keys and not count:
+            warning = f"the teacher wrote nothing that could be kept; dropped: {_reasons(+funnel)}"
+            if not align_count or unanswered == len(keys):  # to be asked again, not to be skipped
+                raise InputError(f"{corpus}: {warning}")
+        if funnel[_UNANSWERED + OVER_COST]:
+            warning = (
+                f"stopped at instruct.max_cost={section.max_cost:g}: {funnel[_UNANSWERED + OVER_COST]:,} of "
+                f"{len(keys):,} pairs were not asked about; run it again with more, and only they are asked"
+            )
+        if warning:
+            print(f"{out / _INSTRUCT}: {'' if count else 'empty: '}{warning}", file=sys.stderr)
+        if judge is not None and sample.drawn:
+            tally.judged = judge.judge(sample, section.mentions, out)
+            made.extra["judged"] = tally.judged.summary()
+        made.counts = {"pairs": len(store), "align": align_count, "instruct": count, "turns": tally.num_turns}
+        made.funnel = dict(sorted((+funnel).items()))
+        made.extra |= {"teacher": teacher.name, "prompt_hash": teacher.prompt_hash}
+        if connected is not None and tally.bill is not None:
+            made.extra["asked"] = connected.outcome.summary() | tally.bill.summary() | connected.endpoint.summary()
+        write_page(made, tally, store, section, out / _REPORT, warning)
+        made.seconds = time.monotonic() - began
+        # not the journal: it is no result, and to lose it must not cost the stage
+        made.files = {name: manifest.file_sha256(out / name) for name in (_ALIGN, _INSTRUCT, _REPORT)}
+        made.write(out, hash_files=False)
     return made
+
+
+def _lacking(funnel: dict[str, int], out: Path) -> int:
+    """Pairs of a finished folder that the teacher may answer if asked again; without the journal, all would be."""
+    missed = sum(funnel.get(_UNANSWERED + kind, 0) for kind in (FAILED, DECLINED, NOT_IN_FORM))
+    return missed if (out / JOURNAL).is_file() else 0
+
+
+def _as_before(made: Manifest, before: dict[str, Any]) -> Manifest:
+    made.counts, made.funnel, made.files = before["counts"], before["funnel"], before["files"]
+    made.seconds = before["seconds"]
+    return made
+
+
+def open_journal(out: Path) -> Journal:
+    """The journal of the stage's folder, which is made where it is absent. Nothing else in it is touched before the
+    lock is held: a process that is refused leaves the other's work, and its result, as they are."""
+    if not (out / JOURNAL).is_file():
+        manifest.begin(out, STAGE)
+    return Journal(out / JOURNAL)
 
 
 def connect_teacher(section: InstructSection, store: Corpus) -> OpenAITeacher | None:

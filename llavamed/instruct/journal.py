@@ -3,7 +3,8 @@
 A journal is one file of JSON lines, only ever appended to. A line is written and handed to the operating
 system the moment an answer is whole, so whatever ends the process (Ctrl-C, kill -9, a bug of ours) the next
 one asks only what is missing; `sync`, once a second, is for power cuts. A process that is killed while it
-writes leaves a cut last line; that line is dropped.
+writes leaves a cut last line; that line is dropped. A last line that is whole but for its end, as an editor may
+leave it, is kept.
 
     {"request": hash, "pair": key, "answer": text, "tokens": [in, out]}     an answer, whatever is thought of it
     {"request": hash, "pair": key, "lost": why, "tokens": [in, out]}        paid for, perhaps, and nothing came of it
@@ -39,7 +40,8 @@ class Journal:
         self.tokens_of: dict[tuple[str, bool], list[int]] = {}  # the same by (model, whether a batch file brought it)
         self.lost = 0  # calls that cost, perhaps, and gave nothing
         self._dirty = False
-        self._file: BinaryIO | None = None
+        self._file: BinaryIO | None = None  # to write; unbuffered, so that a line is never held back
+        self._lines: BinaryIO | None = None  # to read; buffered, for reading a line byte by byte takes long
         if writable:
             self._file = path.open("a+b", buffering=0)
             try:
@@ -49,12 +51,19 @@ class Journal:
                 raise InputError(f"{path}: another process is writing it; wait for it, or end it") from None
             except OSError as error:  # file systems of some clusters know no locks
                 print(f"{path}: cannot be locked ({error.strerror}); let no second process write it", file=sys.stderr)
-        elif path.is_file():
-            self._file = path.open("rb")
-        if self._file is not None:
-            self._end = self._read(self._file)
-            if writable:
-                self._file.truncate(self._end)
+        if path.is_file():
+            try:
+                with path.open("rb") as lines:
+                    self._end, ended = self._read(lines)
+                if self._file is not None:
+                    self._file.truncate(self._end)
+                    if not ended:
+                        self._write(b"\n")
+            except BaseException:
+                if self._file is not None:
+                    self._file.close()
+                raise
+            self._lines = path.open("rb")  # another than before: that one may remember what was cut off
 
     def __len__(self) -> int:
         return len(self._places)
@@ -72,9 +81,9 @@ class Journal:
         place = self._places.get(int(request, 16))
         if place is None:
             return None
-        assert self._file is not None
-        self._file.seek(place)
-        row: dict[str, Any] = json.loads(self._file.readline())
+        assert self._lines is not None
+        self._lines.seek(place)
+        row: dict[str, Any] = json.loads(self._lines.readline())
         return row
 
     def keep(self, request: str, pair: str, answer: str, tokens: tuple[int, int] = (0, 0), **about: Any) -> None:
@@ -101,6 +110,9 @@ class Journal:
             self.sync()
             self._file.close()
             self._file = None
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
 
     def __enter__(self) -> Journal:
         return self
@@ -109,21 +121,23 @@ class Journal:
         self.close()
 
     def _append(self, row: dict[str, Any]) -> int:
+        place = self._end
+        self._write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        self._count(row)
+        return place
+
+    def _write(self, line: bytes) -> None:
         assert self._file is not None
-        place, line = self._end, (json.dumps(row, ensure_ascii=False) + "\n").encode()
         try:
             written = 0
             while written < len(line):  # a disk that is nearly full takes a part, and says no to the next
-                # at the end, wherever was read last: the file is open for appending
                 written += self._file.write(line[written:]) or 0
         except OSError as error:
             with suppress(OSError):
-                os.truncate(self._path, place)  # no half line before the next one
+                os.truncate(self._path, self._end)  # no half line before the next one
             raise self._unwritable(error) from None
         self._end += len(line)
         self._dirty = True
-        self._count(row)
-        return place
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"{self._path}: cannot be written ({error.strerror}); make room and run again")
@@ -134,15 +148,19 @@ class Journal:
             self.tokens[number] += tokens
             of_kind[number] += tokens
 
-    def _read(self, lines: BinaryIO) -> int:
-        """Index the file; returns the bytes up to the end of the last line that is whole."""
+    def _read(self, lines: BinaryIO) -> tuple[int, bool]:
+        """Index the file; returns the bytes up to the end of the last line that is whole, and whether it has its
+        newline."""
         whole = 0
-        lines.seek(0)
         for number, line in enumerate(lines, 1):
-            if not line.endswith(b"\n"):
-                break
+            ended = line.endswith(b"\n")
             try:
                 row = json.loads(line)
+            except ValueError:
+                if not ended:  # cut while it was written
+                    return whole, True
+                raise self._foreign(number) from None
+            try:
                 request = int(row["request"], 16)
                 if isinstance(row.get("answer"), str):
                     self._places[request] = whole
@@ -152,6 +170,11 @@ class Journal:
                     raise ValueError("neither an answer nor the loss of one")
                 self._count(row)
             except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-                raise InputError(f"{self._path}:{number}: not a line of a journal; delete this line") from None
+                raise self._foreign(number) from None
             whole += len(line)
-        return whole
+            if not ended:
+                return whole, False
+        return whole, True
+
+    def _foreign(self, number: int) -> InputError:
+        return InputError(f"{self._path}:{number}: not a line of a journal; delete this line")

@@ -19,7 +19,7 @@ from llavamed.errors import InputError
 from llavamed.instruct import batch
 from llavamed.instruct.ask import VARIANTS, Call, known_answer
 from llavamed.instruct.endpoint import estimate
-from llavamed.instruct.generate import STAGE, choose, chosen, connect_teacher, generator
+from llavamed.instruct.generate import STAGE, choose, chosen, connect_teacher, generator, open_journal
 from llavamed.instruct.journal import NAME as JOURNAL
 from llavamed.instruct.journal import Journal
 from llavamed.instruct.openai_teacher import OpenAITeacher, calls
@@ -110,8 +110,8 @@ def import_batch(
     store, teacher, keys = _prepare(corpus, section, seed)
     _needs_endpoint(teacher)
     assert teacher is not None
-    manifest.begin(out, STAGE)
-    with Journal(out / JOURNAL) as journal:
+    with open_journal(out) as journal:
+        manifest.begin(out, STAGE)
         counts = batch.read_results(results, journal, teacher.name)
         missing = 0
         for call in _calls(store, teacher, keys, section, seed):

@@ -131,7 +131,7 @@ class Allowance:
     def wait(self, amount: float, now: float) -> float:
         """Seconds until so much may be sent; what is larger than the whole allowance waits for what there is."""
         missing = amount - self._now(now)
-        return 0.0 if missing <= 0 else min(60.0, missing / max(self.per_second, 1e-9))
+        return 0.0 if missing <= 0 else missing / max(self.per_second, 1e-9)
 
     def take(self, amount: float, now: float) -> None:
         self.left, self._heard = self._now(now) - amount, now

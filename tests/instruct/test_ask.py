@@ -298,6 +298,69 @@ def test_a_disk_that_fails_ends_it_in_one_line(
     assert 10 <= len(_answered(tmp_path / "j")) < 5000
 
 
+def test_calls_that_break_when_half_is_paid_stay_within_the_bound_too(endpoint: Server, tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Said:
+        if len(endpoint.requests) <= 5:
+            return Said(usage=(1000, 100))
+        piece = {"choices": [{"index": 0, "delta": {"content": "word " * 75}, "finish_reason": None}]}
+        return Said(events=[f"data: {json.dumps(piece)}"])  # and cut: about 0.01 each
+
+    endpoint.reply = reply
+    assert _ask(endpoint, tmp_path / "j", 100, max_cost=0.3).over_cost
+    with Journal(tmp_path / "j", writable=False) as journal:
+        assert journal.lost > 5
+        assert 0.2 < Price(10.0, 100.0).of(*journal.tokens) <= 0.3
+
+
+def test_an_endpoint_that_says_come_back_at_once_is_not_hammered(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def backoff(tries: int) -> float:
+        waits.append(0.02 * tries)
+        return waits[-1]
+
+    monkeypatch.setattr(ask_module, "_backoff", backoff)
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) > 5 else Said("no", 429, {"retry-after": "0"})
+    began = time.monotonic()
+    assert _ask(endpoint, tmp_path / "j", 1).calls == 6
+    assert time.monotonic() - began >= sum(waits) > 0.25
+
+
+def test_an_endpoint_that_declines_all_from_now_on_is_left_with_the_reason(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) <= 20 else Said("credit balance too low", 400)
+    with pytest.raises(InputError, match=r"50 records in a row were declined \(.*credit balance too low.*is kept"):
+        _ask(endpoint, tmp_path / "j", 400)
+    assert len(_answered(tmp_path / "j")) == 20
+    assert len(endpoint.requests) < 200
+
+
+def test_records_that_are_declined_between_others_stop_nothing_and_say_why(endpoint: Server, tmp_path: Path) -> None:
+    endpoint.reply = lambda body: Said("bad picture", 400) if _number(body) % 3 == 2 else Said()
+    found = _ask(endpoint, tmp_path / "j", 200)
+    ((reason, number),) = found.summary()["unanswered"].items()
+    assert ("bad picture" in reason, number, found.answered) == (True, 66, 134)
+
+
+def test_an_allowance_that_is_used_up_until_tomorrow_ends_it_in_one_line(endpoint: Server, tmp_path: Path) -> None:
+    none_left = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "23h59m"}
+    endpoint.reply = lambda body: Said(headers=none_left)
+    with pytest.raises(InputError, match=r"allows nothing more for 2\d\.\d hours; what was answered is kept"):
+        _ask(endpoint, tmp_path / "j", 10)
+    assert len(_answered(tmp_path / "j")) == 1
+
+
+def test_a_long_wait_for_the_allowance_is_told(
+    endpoint: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ask_module, "_TOLD_WAIT_SECONDS", 0.5)
+    none_left = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "1s"}
+    endpoint.reply = lambda body: Said(headers=none_left)
+    assert _ask(endpoint, tmp_path / "j", 2).answered == 2
+    assert capsys.readouterr().err.count("allows the next call in 1 seconds") == 1
+
+
 def test_it_runs_inside_a_loop_that_runs_already(endpoint: Server, tmp_path: Path) -> None:
     async def notebook() -> Outcome:
         return _ask(endpoint, tmp_path / "j", 5)

@@ -260,3 +260,84 @@ def test_a_url_without_a_path_gets_one_and_its_password_is_not_shown() -> None:
     with pytest.raises(InputError, match="teacher_model") as caught:
         _connect("http://user:hidden@localhost:1/v1", model="")
     assert "hidden" not in str(caught.value)
+
+
+def test_a_key_from_a_file_with_its_newline_is_sent_without(endpoint: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVAMED_TEACHER_KEY", f" {SECRET}\r\n")
+    assert _ask(endpoint).text
+    assert endpoint.keys == [f"Bearer {SECRET}"]
+
+
+@pytest.mark.parametrize("key", [f"{SECRET}\nmore", f"{SECRET}é", f"{SECRET}\x7f"])
+def test_a_key_that_no_header_can_hold_is_an_error_that_does_not_show_it(
+    monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("LLAVAMED_TEACHER_KEY", key)
+    with pytest.raises(InputError, match="LLAVAMED_TEACHER_KEY: holds a character that no key has") as caught:
+        _connect("http://localhost:1/v1")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:abc/v1", "http://[::1/v1", "http://", "user:hidden@localhost:8000/v1", "http://u:hidden@:x/v1"],
+)
+def test_what_is_no_url_is_one_line_that_does_not_show_it(url: str) -> None:
+    with pytest.raises(InputError, match="give a URL such as") as caught:
+        _connect(url)
+    assert "hidden" not in str(caught.value)
+
+
+def test_an_address_is_the_same_with_a_slash_at_its_end() -> None:
+    assert {_connect(f"http://localhost:8000{path}").where for path in ("", "/", "/v1", "/v1/", "/v1//")} == {
+        "http://localhost:8000/v1"
+    }
+
+
+def _content(value: Any) -> Said:
+    return Said(body=json.dumps({"choices": [{"finish_reason": "stop", "message": {"content": value}}]}))
+
+
+def test_content_in_parts_is_put_together(endpoint: Server) -> None:
+    parts = [{"type": "thinking", "thinking": []}, {"type": "text", "text": "A C"}, {"type": "text", "text": "T."}]
+    endpoint.reply = lambda body: _content(parts)
+    assert _ask(endpoint).text == "A CT."
+
+
+@pytest.mark.parametrize("value", [{"text": "A"}, 5, [5], [{"text": 5}], [None]])
+def test_content_that_is_no_text_is_no_chat_completion(endpoint: Server, value: Any) -> None:
+    endpoint.reply = lambda body: _content(value)
+    with pytest.raises(InputError, match="no chat completion"):
+        _ask(endpoint)
+
+
+def test_an_answer_in_one_piece_counts_as_the_silence_that_it_was(endpoint: Server) -> None:
+    def slow(body: dict[str, Any]) -> Said:
+        time.sleep(0.1)
+        return Said()
+
+    endpoint.reply = slow
+    made = _connect(endpoint.url)
+    _ask(endpoint, made=made)
+    assert 0.1 <= max(made.patience._silences) < 5
+
+
+def test_a_call_that_was_cut_off_may_be_on_the_bill(endpoint: Server) -> None:
+    def hang(body: dict[str, Any]) -> Said:
+        time.sleep(0.6)
+        return Said()
+
+    endpoint.reply = hang
+    for streams, most in ((True, 0), (False, 50)):  # an answer that comes in one piece may have been nearly whole
+        made = _ended_soon(endpoint)
+        made._streams = streams
+        with pytest.raises(Faltered, match="silent") as caught:
+            _ask(endpoint, made=made)
+        assert caught.value.tokens[0] > 0
+        assert caught.value.tokens[1] == most
+
+
+def test_a_call_that_found_nobody_is_on_no_bill() -> None:
+    with pytest.raises(Faltered) as caught:
+        _ask(None, made=_connect("http://127.0.0.1:9/v1"))  # type: ignore[arg-type]
+    assert caught.value.tokens == (0, 0)

@@ -38,7 +38,7 @@ def test_a_lost_call_costs_and_is_no_answer(tmp_path: Path) -> None:
         assert (again.answer(ONE), again.tokens, again.lost, len(again)) == (None, [100, 3], 1, 0)
 
 
-@pytest.mark.parametrize("cut", [1, 5, 40])
+@pytest.mark.parametrize("cut", [2, 5, 40])
 def test_a_cut_last_line_is_dropped_and_writing_goes_on(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "journal.jsonl"
     with Journal(path) as journal:
@@ -115,3 +115,56 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_one(tmp_path: Path) -> None:
         journal.keep(TWO, "k", "x" * 100)
     with Journal(path, writable=False) as again:
         assert [again.answer(name) for name in (ONE, TWO)] == ["answer", "x" * 100]
+
+
+def test_a_whole_last_line_without_its_newline_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        for name in (ONE, TWO):
+            journal.keep(name, "k", f"answer {name}", (5, 1))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])  # as an editor may leave it
+    with Journal(path, writable=False) as reader:
+        assert (reader.answer(TWO), reader.tokens) == (f"answer {TWO}", [10, 2])
+    assert path.read_bytes() == whole[:-1]
+    with Journal(path) as again:
+        assert again.answer(TWO) == f"answer {TWO}"
+        again.keep("2", "k", "third")
+        assert again.answer("2") == "third"
+    assert path.read_bytes().startswith(whole)
+    with Journal(path) as last:
+        assert len(last) == 3
+
+
+def test_what_is_written_over_a_cut_line_is_read_as_it_is_now(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.keep(ONE, "k", "first")
+    path.write_bytes(path.read_bytes() * 2)
+    path.write_bytes(path.read_bytes()[:-20])
+    with Journal(path) as again:
+        again.keep(TWO, "k", "second")
+        assert [again.answer(name) for name in (ONE, TWO)] == ["first", "second"]
+
+
+def _reads() -> int:
+    """System calls of this process that read."""
+    (line,) = [line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("syscr")]
+    return int(line.split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts the system's reads, which Linux tells")
+def test_a_journal_is_not_read_byte_by_byte(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        for number in range(300):
+            journal.keep(f"{number:016x}", "k", "x" * 1000)
+    before = _reads()
+    with Journal(path) as journal:
+        opened = _reads() - before
+        assert all(journal.answer(f"{number:016x}") for number in range(299, -1, -1))
+        answered = _reads() - before - opened
+    size = path.stat().st_size
+    assert size > 300_000
+    assert opened < size / 1000
+    assert answered < 3 * 300

@@ -232,3 +232,61 @@ def test_a_sighted_teacher_loses_only_the_record_whose_image_cannot_be_read(
     made = generate(corpus, tmp_path / "out", _section(endpoint, sighted=True), seed=0)
     assert made.counts["instruct"] == 3
     assert made.funnel["instruct: teacher_failed"] == 1
+
+
+def test_a_second_process_that_is_refused_leaves_the_first_ones_result(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    corpus, out = make_corpus([pair for _, pair in world[:4]]), tmp_path / "out"
+    generate(corpus, out, _section(endpoint), seed=0)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    with Journal(out / "journal.jsonl"), pytest.raises(InputError, match="another process is writing it"):
+        generate(corpus, out, _section(endpoint), seed=1)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_the_lock_is_held_until_the_manifest_stands(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llavamed.instruct import generate as module
+
+    corpus, out = make_corpus([pair for _, pair in world[:4]]), tmp_path / "out"
+    write, refused = module.write_page, []
+
+    def write_page(*args: Any) -> None:
+        with pytest.raises(InputError, match="another process is writing it") as caught:
+            Journal(out / "journal.jsonl")
+        refused.append(caught.value)
+        write(*args)
+
+    monkeypatch.setattr(module, "write_page", write_page)
+    generate(corpus, out, _section(endpoint), seed=0)
+    assert refused
+
+
+def test_records_that_were_declined_are_asked_again_and_a_dead_endpoint_spoils_nothing(
+    endpoint: Endpoint, world: World, make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = make_corpus([replace(p, caption=f"{p.caption} Case {n}.") for n, (_, p) in enumerate(world[:12])])
+    out, section = tmp_path / "out", _section(endpoint)
+    endpoint.reply = lambda body: Said() if len(endpoint.requests) <= 8 else Said("balance too low", 400)
+    assert generate(corpus, out, section, seed=0).funnel["instruct: teacher_declined"] == 4
+    assert "4 without an answer: declined: " in capsys.readouterr().err
+    asked = manifest.require(out, "instruct", "")["extra"]["asked"]
+    assert [("balance too low" in reason, number) for reason, number in asked["unanswered"].items()] == [(True, 4)]
+
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for said in (Said("wrong key", 401), Said("balance too low", 413)):
+        endpoint.reply = lambda body, said=said: said  # type: ignore[misc]
+        assert generate(corpus, out, section, seed=0).counts["instruct"] == 8
+        told = capsys.readouterr().err
+        assert "4 pairs had no answer; those that may get one are asked again" in told
+        assert "left as it was" in told
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+    endpoint.reply, calls = lambda body: Said(), len(endpoint.requests)
+    assert generate(corpus, out, section, seed=0).counts["instruct"] == 12
+    assert len(endpoint.requests) == calls + 4
+    generate(corpus, out, section, seed=0)
+    assert "finished already, skipped" in capsys.readouterr().err
+    assert len(endpoint.requests) == calls + 4
