@@ -86,7 +86,8 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
     )
     before = manifest.read(out) if manifest.is_done(out, made) else None
     again = before is not None and connected is not None and _lacking(before["funnel"], out)
-    if before is not None and not again:
+    unjudged = before is not None and "stopped" in before.get("extra", {}).get("judged", {})
+    if before is not None and not again and not unjudged:
         print(f"{out}: finished already, skipped", file=sys.stderr)
         return _as_before(made, before)
     if again:
@@ -114,7 +115,7 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
                 return _as_before(made, before)
             for reason, number in connected.outcome.reasons().items():
                 print(f"{out}: {number:,} without an answer: {reason}", file=sys.stderr)
-            if before is not None and not connected.outcome.answered:
+            if before is not None and not connected.outcome.answered and not unjudged:
                 print(f"{out}: no answer is new; left as it was", file=sys.stderr)
                 return _as_before(made, before)
         manifest.begin(out, STAGE)

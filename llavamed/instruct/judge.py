@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from llavamed.errors import InputError
 from llavamed.instruct import answer, tables
 from llavamed.instruct.ask import Call, ask, known_answer
 from llavamed.instruct.endpoint import JUDGE_KEY, Endpoint, connect
@@ -148,17 +150,22 @@ class Judge:
         with ExitStack() as open_files:
             journal = open_files.enter_context(Journal(folder / NAME))
             bill = Bill(journal, price_of(self.endpoint.model))
-            ask(
-                calls.values(),
-                self.endpoint,
-                journal,
-                lambda text: read(text) is not None,
-                bill=bill,
-                at_most=self._at_most,
-                total=len(calls),
-                title="asking the judge",
-            )
-            judged = Judged(self.endpoint.model, [], 0, bill.summary())
+            stopped: dict[str, Any] = {}
+            try:
+                ask(
+                    calls.values(),
+                    self.endpoint,
+                    journal,
+                    lambda text: read(text) is not None,
+                    bill=bill,
+                    at_most=self._at_most,
+                    total=len(calls),
+                    title="asking the judge",
+                )
+            except InputError as error:  # the teacher's work is done: a judge that is down does not take it away
+                print(f"{folder}: the judge did not end its work, run it again: {error}", file=sys.stderr)
+                stopped = {"stopped": str(error)}
+            judged = Judged(self.endpoint.model, [], 0, bill.summary() | stopped)
             for _, pair, conversation in sample.drawn:
                 text, _ = known_answer(calls[pair.key], journal, lambda text: read(text) is not None)
                 verdicts = self._of(conversation, text)

@@ -74,6 +74,35 @@ def test_what_cannot_be_read_is_counted_and_left_out(endpoint: Endpoint, corpus:
     assert (judged["answers"], judged["unjudged"], judged["grounded"]) == (4, 2, 1.0)
 
 
+def test_a_judge_that_breaks_off_takes_nothing_away_and_goes_on_in_the_next_run(
+    endpoint: Endpoint, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def good(body: dict[str, Any]) -> Said:
+        return Said(_verdicts(*[True] * _turns(body)))
+
+    endpoint.reply = lambda body: good(body) if len(endpoint.requests) <= 4 else Said("wrong key", 401)
+    made = generate(corpus, tmp_path / "out", _section(endpoint, 20), seed=0)
+    judged = manifest.require(tmp_path / "out", "instruct", "")["extra"]["judged"]
+    assert (made.counts["instruct"], judged["conversations"], judged["unjudged"]) == (20, 20, 16)
+    assert "key was refused" in judged["stopped"]
+    assert "the judge did not end its work, run it again" in capsys.readouterr().err
+    endpoint.reply = good
+    generate(corpus, tmp_path / "out", _section(endpoint, 20), seed=0)
+    judged = manifest.require(tmp_path / "out", "instruct", "")["extra"]["judged"]
+    assert (judged["unjudged"], "stopped" in judged) == (0, False)
+
+
+@pytest.mark.parametrize("said", [Said("All good!"), Said("no", 401)])
+def test_a_judge_that_babbles_or_refuses_is_counted_as_unjudged(
+    endpoint: Endpoint, corpus: Path, tmp_path: Path, said: Said
+) -> None:
+    endpoint.reply = lambda body: said
+    generate(corpus, tmp_path / "out", _section(endpoint, 20), seed=0)
+    judged = manifest.require(tmp_path / "out", "instruct", "")["extra"]["judged"]
+    assert (judged["answers"], judged["unjudged"]) == (0, 20)
+    assert (tmp_path / "out" / "report.html").exists()
+
+
 def test_a_judge_that_is_misspelt_is_known_before_any_work(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="judge_model"):
         generate(corpus, tmp_path / "out", InstructSection(judge="http://localhost:1/v1"), seed=0)
