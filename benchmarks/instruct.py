@@ -25,7 +25,6 @@ import argparse
 import asyncio
 import io
 import json
-import os
 import random
 import shutil
 import signal
@@ -52,7 +51,7 @@ from llavamed.instruct import answer
 from llavamed.manifest import Manifest
 from llavamed.records import Mention, Pair, read_conversations, read_jsonl
 
-ENDPOINT = Path(__file__).with_name("endpoint.py")
+ENDPOINT, PEAK = (Path(__file__).with_name(name) for name in ("endpoint.py", "peak.py"))
 ORIGINAL_RECORDS, BATCH, ROUNDS, PENALTY_SECONDS, HANG_SECONDS = 180, 3, 3, 6.0, 30.0
 SMALL, LARGE, MEMORY_SCALE = 1000, 10_000, 0.1
 KILLS, KILL_RECORDS, KILL_SCALE = 20, 3000, 0.5
@@ -107,12 +106,14 @@ def start(corpus: Path, out: Path, url: str, log: Path) -> subprocess.Popen[byte
         return subprocess.Popen(command(corpus, out, url), stdout=file, stderr=file)
 
 
-def finish(process: subprocess.Popen[bytes], log: Path) -> int:
-    """Wait for it; returns its peak memory in KiB."""
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
+def finish(process: subprocess.Popen[bytes], log: Path) -> None:
+    if process.wait():
         raise SystemExit(log.read_text(errors="replace")[-3000:])
-    return usage.ru_maxrss
+
+
+def peak_kib(command: list[str]) -> int:
+    done = subprocess.run([sys.executable, str(PEAK), *command], stdout=subprocess.PIPE, text=True, check=True)
+    return int(done.stdout.splitlines()[-1])
 
 
 def check_once(out: Path, count: int) -> None:
@@ -204,7 +205,7 @@ def memory(work: Path) -> bool:
     for count in (SMALL, LARGE):
         corpus = make_corpus(work / f"corpus-{count}", count)
         with endpoint(scale=MEMORY_SCALE) as url:
-            peaks.append(finish(start(corpus, work / f"memory-{count}", url, work / "log"), work / "log"))
+            peaks.append(peak_kib(command(corpus, work / f"memory-{count}", url)))
         check_once(work / f"memory-{count}", count)
     growth = 1024 * (peaks[1] - peaks[0]) / (LARGE - SMALL)
     table(
