@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from llavamed import cli
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell leaves it for what it starts in the background
@@ -21,3 +24,16 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("../shared/data is absent: the tests on real articles and benchmarks need it")
     return SHARED_DATA
+
+
+@pytest.fixture
+def llavamed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`llavamed ...` as it is typed; returns its exit code."""
+
+    def typed(*arguments: object) -> int:
+        monkeypatch.setattr("sys.argv", ["llavamed", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return int(stop.value.code or 0)
+
+    return typed

@@ -8,8 +8,8 @@ import io
 import json
 import random
 import shutil
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageOps
 
-from llavamed import cli, manifest
+from llavamed import manifest
 from llavamed.corpus import audit as auditing
 from llavamed.corpus import held_out, prune
 from llavamed.corpus import unit as units
@@ -239,7 +239,7 @@ def test_groups_are_named_after_what_is_left(corpus: Path) -> None:
 
 
 def test_the_command_line(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    corpus: Path, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench = tmp_path / "bench"
     (bench / "images").mkdir(parents=True)
@@ -247,12 +247,7 @@ def test_the_command_line(
     row = {"id": "1", "image": "x.jpg", "question": "What?", "answer": "yes", "closed": True, "options": ["yes", "no"]}
     (bench / "questions.jsonl").write_text(json.dumps(row) + "\n")
 
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["llavamed", "corpus", "audit", str(corpus), *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0)
-
+    command = partial(llavamed, "corpus", "audit", corpus)
     assert command("--against", "phantom,slake", "--data", f"phantom={bench}") == 2
     assert "--data slake=FOLDER" in capsys.readouterr().err
     assert command("--against", "phantom", "--data", bench) == 2

@@ -15,6 +15,8 @@ import tarfile
 import time
 import uuid
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llavamed import cli, manifest
+from llavamed import manifest
 from llavamed.corpus import build as building
 from llavamed.corpus import sources
 from llavamed.corpus import unit as units
@@ -189,14 +191,9 @@ def test_a_worker_that_is_killed_is_told_in_one_line(
 
 
 def test_the_command_line_chooses_place_workers_and_engine(
-    articles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    articles: Path, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["llavamed", "corpus", "build", str(articles), *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0)
-
+    command = partial(llavamed, "corpus", "build", articles)
     assert command("--out", f"file://{tmp_path}/out", "--workers", 1, "--json") == 0
     printed = capsys.readouterr()
     assert {"what": "pairs", "count": 38} in json.loads(printed.out)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llavamed import cli, manifest
+from llavamed import manifest
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, compare, compare_page, run
 from llavamed.evaluate.families import FAMILIES, Answered
@@ -243,19 +244,14 @@ def test_a_finding_about_other_data_is_not_shown(tmp_path: Path) -> None:
 
 def test_the_page_of_two_models_whole(
     monkeypatch: pytest.MonkeyPatch, looker: Any, guesser: Any, colours: Path, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], llavamed: Callable[..., int],
 ) -> None:  # fmt: skip
     """From the run to the picture: one model looks, one guesses."""
     monkeypatch.setattr(run, "connect", {"looker": looker, "guesser": guesser}.__getitem__)
     for name in ("looker", "guesser"):
         run.evaluate(name, "phantom", colours, tmp_path / "runs" / name, SECTION)
 
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["llavamed", "eval", "compare", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0)
-
+    command = partial(llavamed, "eval", "compare")
     out = tmp_path / "out"
     assert command(tmp_path / "runs", "--data", colours, "--out", out) == 0
     printed = capsys.readouterr().out
@@ -296,7 +292,7 @@ def test_scores_that_are_no_mean_are_tested_too(
     untested: str,
     tmp_path: Path,
     mme_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    llavamed: Callable[..., int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """By the same arithmetic as the gaps to the controls (`statistics.paired`), from what lies in the folders."""
@@ -336,12 +332,7 @@ def test_scores_that_are_no_mean_are_tested_too(
         if untested
         else []
     )
-    monkeypatch.setattr(
-        sys, "argv", ["llavamed", "eval", "compare", *(str(run.folder) for run in runs), "--out", str(tmp_path / "out")]
-    )
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert not stop.value.code
+    assert llavamed("eval", "compare", *(run.folder for run in runs), "--out", tmp_path / "out") == 0
     assert {"f1": "F1"}.get(total, total) in capsys.readouterr().out
     assert ("Not tested: yes_ratio" in (tmp_path / "out" / "report.html").read_text()) == bool(untested)
 
@@ -362,15 +353,12 @@ def test_a_total_of_another_version_is_not_counted_again(tmp_path: Path, mme_fol
 
 
 def test_eval_still_takes_a_model_first(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     for arguments in (
         ["absent", "phantom", "--data", tmp_path],
         ["--data", tmp_path, "absent", "phantom"],
         ["run", "absent", "phantom", "--data", tmp_path],
     ):
-        monkeypatch.setattr(sys, "argv", ["llavamed", "eval", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert stop.value.code == 2
+        assert llavamed("eval", *arguments) == 2
         assert f"{tmp_path}: holds no questions.jsonl" in capsys.readouterr().err

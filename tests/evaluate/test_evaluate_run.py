@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llavamed import cli, manifest
+from llavamed import manifest
 from llavamed.errors import InputError
 from llavamed.evaluate import page, run, show
 from llavamed.evaluate.benchmarks import Benchmark
@@ -204,16 +205,6 @@ def test_what_an_evaluation_needs_can_be_checked_alone(colours: Path, tmp_path: 
         run.check("phantom", colours)
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """`llavamed ...` as it is typed; its exit code."""
-    monkeypatch.setattr("sys.argv", ["llavamed", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def write_answers(path: Path, benchmark: Benchmark, text: str = "", **more: str) -> Path:
     rows = [{"id": q.id, "text": text or q.answer, **more} for q in benchmark.questions]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -221,12 +212,12 @@ def write_answers(path: Path, benchmark: Benchmark, text: str = "", **more: str)
 
 
 def test_answers_under_a_control_made_elsewhere_are_scored_beside_the_real_ones(
-    colours: Path, colour_benchmark: Benchmark, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+    colours: Path, colour_benchmark: Benchmark, tmp_path: Path, llavamed: Callable[..., int], capsys: Any
 ) -> None:
     real = write_answers(tmp_path / "real.jsonl", colour_benchmark)
     blank = write_answers(tmp_path / "blank.jsonl", colour_benchmark, "no", control="blank")
     score_it = ("score", "phantom", real, "--data", colours, "--out", tmp_path / "out")
-    assert command(monkeypatch, *score_it, "--control", f"blank={blank}") == 0
+    assert llavamed(*score_it, "--control", f"blank={blank}") == 0
     body = show.read(tmp_path / "out")
     assert set(body["controls"]) == {"blank"}
     assert body["controls"]["blank"]["gaps"]["closed_accuracy"]["value"] == 50.0
@@ -242,9 +233,9 @@ def test_answers_under_a_control_made_elsewhere_are_scored_beside_the_real_ones(
         ((f"rotated={blank}",), "phantom cannot have it: no question has lettered options"),
     ):
         flags = [flag for entry in given for flag in ("--control", entry)]
-        assert command(monkeypatch, *score_it, *flags) == 2
+        assert llavamed(*score_it, *flags) == 2
         assert said in capsys.readouterr().err
-    assert command(monkeypatch, "score", "phantom", blank, "--data", colours, "--out", tmp_path / "out") == 2
+    assert llavamed("score", "phantom", blank, "--data", colours, "--out", tmp_path / "out") == 2
     assert "give them with --control blank=FILE" in capsys.readouterr().err
 
 

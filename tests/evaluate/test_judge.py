@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from llavamed import cli, eval_cli, manifest
+from llavamed import eval_cli, manifest
 from llavamed.engine.remote import RemoteEngine
 from llavamed.errors import InputError
 from llavamed.evaluate import chat_questions, judge_report, price, results, verdict
@@ -464,37 +463,28 @@ def test_every_published_number_stands_where_the_paper_has_it() -> None:
     assert set(verdict.protocols()) == {"llava_med", "llava_med_v1.5", "fair"}
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["llavamed", "eval", "judge", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    return 0
-
-
 def test_the_command_says_what_it_costs_and_asks_first(
-    endpoint: Endpoint, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    endpoint: Endpoint, files: dict[str, Path], llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:  # fmt: skip
     arguments = [files["questions"], files["answers"], "--judge", f"{endpoint.url}#m", "--out", tmp_path / "o"]
     paper = [*arguments, "--protocol", "llava_med", "--baseline", files["baseline"]]
-    assert command(monkeypatch, *paper, "--price", "10,10", "--max-cost", "0.01") == 2
+    assert llavamed("eval", "judge", *paper, "--price", "10,10", "--max-cost", "0.01") == 2
     err = capsys.readouterr().err
     assert "11 calls (at most 22, where a reply must be asked for again)" in err
     assert "--max-cost is $0.01; nothing was asked" in err
-    assert command(monkeypatch, *paper, "--price", "10,10") == 2
+    assert llavamed("eval", "judge", *paper, "--price", "10,10") == 2
     assert "nothing was asked: say --yes, or --max-cost" in capsys.readouterr().err
     assert endpoint.prompts == []
     assert not (tmp_path / "o").exists()
-    assert command(monkeypatch, *paper, "--price", "10,10", "--max-cost", "1") == 0
+    assert llavamed("eval", "judge", *paper, "--price", "10,10", "--max-cost", "1") == 0
     out = capsys.readouterr()
     assert "71.4" in out.out
     assert "gain over it" in out.out
-    assert command(monkeypatch, *paper, "--json") == 0
+    assert llavamed("eval", "judge", *paper, "--json") == 0
     assert json.loads(capsys.readouterr().out)["answers"]["groups"]["overall"]["n"] == 6
     assert len(endpoint.prompts) == 11
-    assert command(monkeypatch, *arguments, "--protocol", "unfair") == 2
+    assert llavamed("eval", "judge", *arguments, "--protocol", "unfair") == 2
     assert "give one of llava_med, llava_med_v1.5, fair" in capsys.readouterr().err
 
 

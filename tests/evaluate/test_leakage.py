@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from llavamed import cli, eval_cli, manifest
+from llavamed import eval_cli, manifest
 from llavamed.corpus.store import CorpusWriter
 from llavamed.errors import InputError
 from llavamed.evaluate import benchmarks, leakage, run
@@ -123,7 +123,7 @@ def test_a_folder_of_several_runs_or_a_run_of_another_split_is_refused(tmp_path:
 
 
 def test_a_score_is_split_into_seen_and_not_seen_and_stored(
-    colours: Path, talks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    colours: Path, talks: Path, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A model that knows the answers about red images alone."""
     benchmark = benchmarks.load("phantom", colours)
@@ -133,14 +133,8 @@ def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     run.evaluate_predictions("phantom", tmp_path / "p.jsonl", colours, tmp_path / "run")
 
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["llavamed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return int(stop.value.code or 0)
-
     arguments = ["--against", talks, "--images", tmp_path / "train"]
-    assert command("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 0
+    assert llavamed("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 0
     assert "3 of 18" in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "leakage.json").read_text())
     split = {(row["metric"], row["image"]): (row["value"], row["n"]) for row in stored["scores"]}
@@ -148,13 +142,13 @@ def test_a_score_is_split_into_seen_and_not_seen_and_stored(
     assert split["closed_accuracy", "not seen"] == (0.0, 30)
 
     again = ["score", "phantom", tmp_path / "p.jsonl", "--data", colours, "--out", tmp_path / "two", "--json"]
-    assert command(*again, "--against", talks, "--against-images", tmp_path / "train") == 0
+    assert llavamed(*again, "--against", talks, "--against-images", tmp_path / "train") == 0
     assert json.loads(capsys.readouterr().out)["leakage"]["sources"][0]["images"] == 3
-    assert command("eval", "compare", tmp_path / "two", "--out", tmp_path / "cmp") == 0
+    assert llavamed("eval", "compare", tmp_path / "two", "--out", tmp_path / "cmp") == 0
     assert "3 of 18 images" in (tmp_path / "cmp" / "report.html").read_text()
 
     (colours / "questions.jsonl").write_text((colours / "questions.jsonl").read_text() + "\n")
-    assert command("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 2
+    assert llavamed("eval", "leakage", "phantom", "--data", colours, *arguments, "--run", tmp_path / "run") == 2
     assert "scored on other files of phantom" in capsys.readouterr().err
 
 

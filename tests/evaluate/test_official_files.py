@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from llavamed import cli
 from llavamed.evaluate import benchmarks, show
 from llavamed.evaluate.benchmarks import Benchmark
 from llavamed.evaluate.score import MAX_ANSWER, score
@@ -22,16 +21,11 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def command(llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> Command:
     """`llavamed ...` as it is typed: exit code, stdout, stderr."""
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["llavamed", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        code = llavamed(*arguments)
         printed = capsys.readouterr()
         return code, printed.out, printed.err
 

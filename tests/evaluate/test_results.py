@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from llavamed import cli
 from llavamed.errors import InputError
 from llavamed.evaluate import results
 from llavamed.evaluate.results import Answer
@@ -198,7 +197,7 @@ def test_answers_by_id_tell_all_that_is_wrong_at_once(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_predictions_that_score_reads(
-    colours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    colours: Path, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [json.loads(line) for line in (colours / "questions.jsonl").read_text().splitlines()]
     theirs = [
@@ -209,10 +208,7 @@ def test_the_command_writes_predictions_that_score_reads(
     source = lines(tmp_path / "x_samples_colours.jsonl", theirs)
 
     def run(*arguments: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["llavamed", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        assert not stop.value.code, capsys.readouterr().err
+        assert llavamed(*arguments) == 0, capsys.readouterr().err
 
     out = tmp_path / "new" / "p.jsonl"
     run("eval", "import", source, "--benchmark", "phantom", "--data", colours, "--out", out, "--json")

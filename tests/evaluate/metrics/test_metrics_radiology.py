@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from llavamed import cli
 from llavamed.errors import InputError
 from llavamed.evaluate import show
 from llavamed.evaluate.metrics import radiology as m
@@ -100,16 +100,8 @@ def test_what_cannot_be_done_is_told_before_anything_is(monkeypatch: pytest.Monk
 
 
 def test_the_command_adds_them_to_a_benchmark_of_reports_alone(
-    radeval: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    radeval: None, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def command(*arguments: object) -> int:
-        monkeypatch.setattr("sys.argv", ["llavamed", *map(str, arguments)])
-        try:
-            cli.main()
-        except SystemExit as stop:
-            return int(stop.code or 0)
-        return 0
-
     data = tmp_path / "mimic"
     data.mkdir()
     rows = [
@@ -120,7 +112,7 @@ def test_the_command_adds_them_to_a_benchmark_of_reports_alone(
         "".join(json.dumps({"id": row["id"], "text": row["report"]}) + "\n" for row in rows)
     )
     asked = ("score", "mimic-cxr", tmp_path / "p.jsonl", "--data", data, "--out", tmp_path / "out")
-    assert command(*asked, "--radiology", "f1chexbert, radgraph") == 0
+    assert llavamed(*asked, "--radiology", "f1chexbert, radgraph") == 0
     assert "RadGraph F1, partial: 100.0 (100.0-100.0), n = 5 (RadEval 2.2.1 radgraph)" in capsys.readouterr().out
     assert show.read(tmp_path / "out")["provenance"]["radiology"]["CheXbert F1, 5 findings, macro"]["value"] == 100
     assert "RadGraph F1, partial" in (tmp_path / "out" / "report.html").read_text()
@@ -129,5 +121,5 @@ def test_the_command_adds_them_to_a_benchmark_of_reports_alone(
         json.dumps({"id": "0", "image": "a.png", "question": "?", "answer": "yes", "closed": True}) + "\n"
     )
     phantom = ("score", "phantom", tmp_path / "p.jsonl", "--data", data, "--out", tmp_path / "o")
-    assert command(*phantom, "--radiology", "radgraph") == 2
+    assert llavamed(*phantom, "--radiology", "radgraph") == 2
     assert "--radiology: phantom has no reports; leave it out" in capsys.readouterr().err
