@@ -17,7 +17,7 @@ import platform
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,11 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         return fingerprint({"stage": self.stage, "settings": self.settings, "inputs": sorted(self.inputs.values())})
+
+    @classmethod
+    def of(cls, body: dict[str, Any]) -> Manifest:
+        """What `read` found, as it was before it was written."""
+        return cls(**{one.name: body[one.name] for one in fields(cls) if one.name in body})
 
     def write(self, folder: Path, *, hash_files: bool = True) -> None:
         """Make `folder` complete: hash its files, then put the manifest in place by rename."""

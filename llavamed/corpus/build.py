@@ -25,7 +25,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def build(
     result = Manifest(STAGE, settings, {str(articles): listing.fingerprint})
     if (body := _finished(place, result)) is not None:
         print(f"{out}: finished already, skipped", file=sys.stderr)
-        return Manifest(**{f.name: body[f.name] for f in fields(Manifest) if f.name in body})
+        return Manifest.of(body)
     began = time.monotonic()
     tally = Tally()
     for problem in listing.problems:
@@ -143,11 +143,12 @@ def _clear(out: Output, made: Sequence[Unit]) -> None:
 
 
 def _make(made: Sequence[Unit], out: Output, engine: str, workers: int | None, total: int) -> dict[int, Tally]:
-    tallies = {}
+    tallies, pairs = {}, 0
     with Progress("reading articles", total, "articles") as progress:
         for one, tally in engines.run(partial(units.make, out=out), made, engine, workers, out.place):
             tallies[one.number] = tally
-            progress.advance(len(one.entries), note=f"{sum(t.counts['pairs'] for t in tallies.values()):,} pairs")
+            pairs += tally.counts["pairs"]
+            progress.advance(len(one.entries), note=f"{pairs:,} pairs")
     return tallies
 
 

@@ -19,7 +19,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -168,12 +169,9 @@ def train(corpus: Path, out: Path, tower: str = "tiny", least_score: float = 0.9
     """Teach a probe on a corpus's pairs whose words are sure, and write it to `out` with how often it agrees with the
     words on articles that it was not taught on. Raises InputError if fewer than two domains can be taught."""
     source = Corpus(corpus)
-    result = Manifest(
-        "domain probe", {"tower": tower, "least_score": least_score}, {"corpus": source.fingerprint}
-    )  # fmt: skip
+    result = Manifest("domain probe", {"tower": tower, "least_score": least_score}, {"corpus": source.fingerprint})
     if manifest.is_done(out, result):
-        body = manifest.read(out) or {}
-        return Manifest(**{f.name: body[f.name] for f in fields(Manifest) if f.name in body})
+        return Manifest.of(manifest.read(out) or {})
     sure = [p for p in source.pairs() if p.domain_score >= least_score and not p.is_plot and not p.is_compound]
     held = [pair for pair in sure if _is_held_out(pair)]
     taught = [pair for pair in sure if not _is_held_out(pair)]
@@ -185,14 +183,14 @@ def train(corpus: Path, out: Path, tower: str = "tiny", least_score: float = 0.9
     taught = [pair for pair in taught if pair.domain in enough]
     see = Tower(tower)
     manifest.begin(out, result.stage)
-    features = torch.cat([see(images) for images in _batches(source, taught)])
+    features = torch.cat([see(images) for _, images in _batches(source, taught, len(taught))])
     probe = fit(features, [pair.domain for pair in taught], tower)
     probe.save(out / PROBE)
     agreed, asked = Counter[str](), Counter[str]()
-    said = _said(probe, see, source, held)
-    for pair, (name, _) in zip(held, said, strict=True):
-        asked[pair.domain] += 1
-        agreed[pair.domain] += name == pair.domain
+    for pairs, images in _batches(source, held, len(held)):
+        for pair, (name, _) in zip(pairs, _best(probe.probabilities(see(images)), probe.classes), strict=True):
+            asked[pair.domain] += 1
+            agreed[pair.domain] += name == pair.domain
     result.counts = {"pairs": len(source), "taught": len(taught), "held_out": len(held)}
     result.extra = {"held_out": {name: [agreed[name], asked[name]] for name in DOMAINS if asked[name]}}
     result.write(out)
@@ -202,16 +200,17 @@ def train(corpus: Path, out: Path, tower: str = "tiny", least_score: float = 0.9
 def opinions(corpus: Path, probe: Path | None = None, clip: str | None = None) -> Iterator[Opinion]:
     """The second opinion on every pair of a corpus, by a trained probe or a CLIP with both halves."""
     source = Corpus(corpus)
-    pairs = list(source.pairs())
+    classes: Sequence[str] = DOMAINS
     if probe is not None:
         judge = Probe.load(probe)
-        said: Iterable[tuple[str, float]] = _said(judge, Tower(judge.tower), source, pairs)
+        see, classes = Tower(judge.tower), judge.classes
     else:
         assert clip is not None
         zero_shot = ZeroShot(clip)
-        said = (one for images in _batches(source, pairs) for one in _best(zero_shot.probabilities(images), DOMAINS))
-    for pair, (name, probability) in zip(pairs, said, strict=True):
-        yield Opinion(pair.key, pair.domain, pair.domain_score, name, round(probability, 4))
+    for pairs, images in _batches(source, source.pairs(), len(source)):
+        likely = zero_shot.probabilities(images) if probe is None else judge.probabilities(see(images))
+        for pair, (name, probability) in zip(pairs, _best(likely, classes), strict=True):
+            yield Opinion(pair.key, pair.domain, pair.domain_score, name, round(probability, 4))
 
 
 def write(found: Iterable[Opinion], out: Path) -> Counter[tuple[str, str]]:
@@ -234,20 +233,11 @@ def _is_held_out(pair: Pair) -> bool:
     return hashlib.sha256(pair.article.encode()).digest()[0] % _HELD_OUT == 0
 
 
-def _batches(source: Corpus, pairs: Sequence[Pair]) -> Iterator[list[Image.Image]]:
-    images: list[Image.Image] = []
-    for pair in track(pairs, "looking at images", unit="images"):
-        images.append(decode(source.image(pair.key), pair.key))
-        if len(images) == _BATCH:
-            yield images
-            images = []
-    if images:
-        yield images
-
-
-def _said(probe: Probe, see: Tower, source: Corpus, pairs: Sequence[Pair]) -> Iterator[tuple[str, float]]:
-    for images in _batches(source, pairs):
-        yield from _best(probe.probabilities(see(images)), probe.classes)
+def _batches(source: Corpus, pairs: Iterable[Pair], total: int) -> Iterator[tuple[list[Pair], list[Image.Image]]]:
+    """Some pairs at a time, with their images."""
+    shown = iter(track(pairs, "looking at images", total=total, unit="images"))
+    while batch := list(islice(shown, _BATCH)):
+        yield batch, [decode(source.image(pair.key), pair.key) for pair in batch]
 
 
 def _best(probabilities: torch.Tensor, classes: Sequence[str]) -> list[tuple[str, float]]:

@@ -123,7 +123,8 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
         self.left_out = (self.left_out + other.left_out)[:NAMED]
         self.unresolved = (self.unresolved + other.unresolved)[:NAMED]
-        self.credits = {**other.credits, **self.credits}
+        for article, credit in other.credits.items():
+            self.credits.setdefault(article, credit)
         self.files |= other.files
         self.samples = _least([*self.samples, *other.samples])
         self.rejected = _least([*self.rejected, *other.rejected])

@@ -130,9 +130,7 @@ def evaluate(
     body = manifest.read(out) if manifest.is_done(out, made) else None
     if body is not None and not body["counts"].get("failed", 0):
         print(f"eval {benchmark.name}: finished already, skipped", file=sys.stderr)
-        made.counts, made.funnel, made.files = body["counts"], body["funnel"], body["files"]
-        made.seconds, made.extra = body["seconds"], body.get("extra", {})
-        return made
+        return manifest.Manifest.of(body)
     for control, reason in impossible.items():
         print(f"eval {benchmark.name}: control {control} left out: {reason}", file=sys.stderr)
     engine = connect(model)  # before anything is touched: a misspelt model must not undo a finished evaluation

@@ -89,7 +89,7 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
     unjudged = before is not None and "stopped" in before.get("extra", {}).get("judged", {})
     if before is not None and not again and not unjudged:
         print(f"{out}: finished already, skipped", file=sys.stderr)
-        return _as_before(made, before)
+        return Manifest.of(before)
     if again:
         print(f"{out}: {again:,} pairs had no answer; those that may get one are asked again", file=sys.stderr)
 
@@ -112,12 +112,12 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
                 if before is None:
                     raise
                 print(f"{out}: left as it was: {error}", file=sys.stderr)  # an endpoint that is gone spoils no result
-                return _as_before(made, before)
+                return Manifest.of(before)
             for reason, number in connected.outcome.reasons().items():
                 print(f"{out}: {number:,} without an answer: {reason}", file=sys.stderr)
             if before is not None and not connected.outcome.answered and not unjudged:
                 print(f"{out}: no answer is new; left as it was", file=sys.stderr)
-                return _as_before(made, before)
+                return Manifest.of(before)
         manifest.begin(out, STAGE)
         align_count = write_jsonl(out / _ALIGN, _align(store, seed, funnel, tally))
         count = write_jsonl(out / _INSTRUCT, _instruct(store, section, seed, teacher, keys, funnel, tally, sample))
@@ -153,12 +153,6 @@ def _lacking(funnel: dict[str, int], out: Path) -> int:
     """Pairs of a finished folder that the teacher may answer if asked again; without the journal, all would be."""
     missed = sum(funnel.get(_UNANSWERED + kind, 0) for kind in (FAILED, DECLINED, NOT_IN_FORM))
     return missed if (out / JOURNAL).is_file() else 0
-
-
-def _as_before(made: Manifest, before: dict[str, Any]) -> Manifest:
-    made.counts, made.funnel, made.files = before["counts"], before["funnel"], before["files"]
-    made.seconds = before["seconds"]
-    return made
 
 
 def open_journal(out: Path) -> Journal:
