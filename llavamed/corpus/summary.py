@@ -122,6 +122,7 @@ def write_attribution(out: Path, tally: Tally) -> None:
         "Articles of PubMed Central are courtesy of the U.S. National Library of Medicine. Retractions and new",
         "versions after the day of download are not reflected here. Pictures were left as they were published, but for",
         "TIFF and BMP, which became PNG; captions lost their markup.",
+        *["Pairs that name a `parent` are panels, cut from its picture and caption."] * bool(tally.whole),
         "",
         "| licence | pairs |",
         "|---|---|",

@@ -206,6 +206,8 @@ def test_a_corpus_with_panels_keeps_the_whole_and_counts_both(articles: Path, tm
     page = (tmp_path / "panels/report.html").read_text()
     assert "Compound figures" in page
     assert "panel A of one_f1" in page
+    told = [(tmp_path / name / "ATTRIBUTION.md").read_text() for name in ("plain", "panels")]
+    assert ["are panels, cut from its picture" in text for text in told] == [False, True]
 
 
 def test_panels_are_the_same_bytes_in_every_build(articles: Path, tmp_path: Path) -> None:
