@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from llavamed.corpus_cli import app as corpus_app
 from llavamed.errors import InputError
 from llavamed.eval_cli import AGAINST, find_leakage
 from llavamed.eval_cli import app as eval_app
+from llavamed.printing import funnel, rows_in_full
 from llavamed.printing import records as _records
 from llavamed.printing import table as _table
 from llavamed.progress import SPEAKS
@@ -30,7 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
 )
-corpus_app = typer.Typer(no_args_is_help=True, help="Articles -> figure-caption pairs.", rich_markup_mode=None)
 instruct_app = typer.Typer(no_args_is_help=True, help="Pairs -> conversations.", rich_markup_mode=None)
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(instruct_app, name="instruct")
@@ -73,148 +73,6 @@ def run(name: RecipeName, out: Out = Path("run"), overrides: Set = [], as_json: 
     from llavamed import pipeline, recipe
 
     _finish(pipeline.run(recipe.load(name, overrides), out), as_json)
-
-
-Licence = Annotated[str, typer.Option(help='commercial, noncommercial, any, or by name: "commercial,CC-BY-ND"')]
-
-
-@corpus_app.command("fetch")
-def corpus_fetch(
-    out: Out = Path("articles"),
-    ids: Annotated[
-        Path | None, typer.Option(help="A file with one PMCID a line; PMC7236913.2 for that version.")
-    ] = None,
-    query: Annotated[str, typer.Option(help="An ESearch query, as in PubMed Central's search box.")] = "",
-    inventory: Annotated[str, typer.Option(help='The bucket\'s inventory: "latest", a date, or a .csv.gz.')] = "",
-    urls: Annotated[Path | None, typer.Option(help="LLaVA-Med's own list, llava_med_image_urls.jsonl.")] = None,
-    sample: Annotated[int | None, typer.Option(min=1, help="Of these only so many, drawn by --seed.")] = None,
-    seed: int = 0,
-    every_version: Annotated[bool, typer.Option("--every-version", help="Not only the latest.")] = False,
-    licence: Licence = "commercial",
-    base_url: Annotated[str | None, typer.Option(help="A mirror of the bucket.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 16,
-    as_json: Json = False,
-) -> None:
-    """Fetch articles and their figures from PubMed Central; stop it whenever you like and run it again."""
-    from llavamed.corpus.bucket import BASE_URL
-    from llavamed.corpus.fetch import Request, fetch
-
-    request = Request(
-        ids=ids,
-        query=query,
-        inventory=inventory,
-        urls=urls,
-        sample=sample,
-        seed=seed,
-        every_version=every_version,
-        licence=licence,
-        base_url=base_url or BASE_URL,
-        concurrency=concurrency,
-    )
-    made = fetch(out, request)
-    _funnel({**made.counts, **made.extra["changes"]}, made.funnel, as_json)
-    print(f"report: {out / 'report.html'}", file=sys.stderr)
-
-
-@corpus_app.command("build")
-def corpus_build(
-    articles: Annotated[Path, typer.Argument(help="Folder of JATS articles with images, or a zip.")],
-    out: Annotated[str, typer.Option(help="Folder to write, or s3://bucket/folder and whatever fsspec knows.")] = (
-        "corpus"
-    ),
-    licence: Licence = "commercial",
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes (on Ray: processors); default: one a processor.")
-    ] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: a cluster, or this machine.")] = "local",
-    fmt: Annotated[str, typer.Option("--format", help="webdataset (tars), or hf (Parquet with an Image feature).")] = (
-        "webdataset"
-    ),
-    overrides: Set = [],  # noqa: B006
-    as_json: Json = False,
-) -> None:
-    """Read articles, keep the figure-caption pairs that are whole and licensed. Stopped, it goes on where it was."""
-    from llavamed import recipe
-    from llavamed.corpus.build import build
-
-    section = recipe.load("tiny", [f"corpus.licence={licence}", f"corpus.format={fmt}", *overrides]).corpus
-    made = build(articles, out, section, workers, engine)
-    _funnel(made.counts, made.funnel, as_json)
-    print(f"report: {out}/report.html", file=sys.stderr)
-
-
-@corpus_app.command("audit")
-def corpus_audit(
-    corpus: Path,
-    names: Annotated[str, typer.Option("--against", help="Benchmarks, comma-separated: vqa-rad,slake,...")],
-    data: Annotated[list[str], typer.Option(help="Where a benchmark's official files are: vqa-rad=FOLDER.")],
-    keep: Annotated[bool, typer.Option("--keep", help="Only tell; take nothing out.")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; default: one a processor.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Find benchmarks' images (altered ones too) and questions in a corpus, and take these pairs out."""
-    from llavamed.corpus import audit
-    from llavamed.evaluate.leakage import against
-
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
-    folders = audit.read_data(data, wanted)
-    body = audit.audit(corpus, [against(name, folder) for name, folder in folders.items()], keep, workers)
-    _table(*audit.table(body), as_json)
-    if not keep:
-        print(f"report: {corpus / audit.PAGE}", file=sys.stderr)
-
-
-@corpus_app.command("show")
-def corpus_show(
-    corpus: Path, key: str | None = None, limit: Annotated[int, typer.Option(min=1)] = 5, as_json: Json = False
-) -> None:
-    """Print pairs: caption, mentions, licence, domain."""
-    from llavamed.corpus.show import show
-
-    _rows(show(corpus, key, limit), as_json)
-
-
-@corpus_app.command("train-domain")
-def corpus_train_domain(
-    corpus: Path,
-    out: Annotated[Path, typer.Option(help="Folder to write the probe to.")] = Path("domain-probe"),
-    tower: Annotated[str, typer.Option(help='CLIP or SigLIP: "tiny", a folder or a hub id.')] = "tiny",
-    least_score: Annotated[float, typer.Option(min=0, max=1, help="Taught are pairs whose words are as sure.")] = 0.9,
-    as_json: Json = False,
-) -> None:
-    """Teach a linear probe on a vision tower to tell a picture's domain, from a corpus's surest pairs."""
-    from llavamed.corpus import opinion
-
-    made = opinion.train(corpus, out, tower, least_score)
-    _table(["domain", "held out", "agree with the words", "share"], opinion.tables({"extra": made.extra}), as_json)
-    print(f"probe: {out / opinion.PROBE}", file=sys.stderr)
-
-
-@corpus_app.command("domains")
-def corpus_domains(
-    corpus: Path,
-    probe: Annotated[Path | None, typer.Option(help="A folder that `corpus train-domain` made.")] = None,
-    clip: Annotated[str | None, typer.Option(help="Or a CLIP with its text half, zero-shot.")] = None,
-    out: Annotated[Path, typer.Option(help="File to write, one pair a line.")] = Path("domains.jsonl"),
-    as_json: Json = False,
-) -> None:
-    """Ask the pixels for a second opinion on every pair's domain; the corpus stays as it is."""
-    from llavamed.corpus import opinion
-    from llavamed.errors import InputError
-
-    if (probe is None) == (clip is None):
-        raise InputError("give --probe FOLDER (see `corpus train-domain`) or --clip MODEL")
-    said = opinion.write(opinion.opinions(corpus, probe, clip), out)
-    _table(["words", "pixels", "pairs"], [[*pair, count] for pair, count in said.most_common()], as_json)
-    print(f"opinions: {out}", file=sys.stderr)
-
-
-@corpus_app.command("stats")
-def corpus_stats(corpus: Path, as_json: Json = False) -> None:
-    """Print what a corpus holds: funnel, domains, licences, lengths, panels, as its report.html has them."""
-    from llavamed.corpus.show import stats
-
-    _table(["", "what", "count"], stats(corpus, readable=not as_json), as_json)
 
 
 @instruct_app.command("generate")
@@ -290,7 +148,7 @@ def instruct_generate(
                 "them now, or with --export-batch for another round"
             )
     made = generate(corpus, out, section, seed)
-    _funnel(made.counts, made.funnel, as_json)
+    funnel(made.counts, made.funnel, as_json)
     print(f"report: {out / 'report.html'}", file=sys.stderr)
 
 
@@ -373,12 +231,12 @@ def instruct_show(
     how = terminal.protocol(is_terminal=sys.stdout.isatty()) if pictures == "auto" else pictures
     rows, image = show(data, limit, key, save), images(data)
     if as_json or how == "none" or image is None:
-        _rows(rows, as_json)
+        rows_in_full(rows, as_json)
         return
     for row in rows:
         for name in filter(None, row["images"].split(", ")):
             print(terminal.encode(decode(image(name), name), how))  # type: ignore[arg-type]
-        _rows([row], False)
+        rows_in_full([row], False)
 
 
 @app.command()
@@ -425,7 +283,7 @@ def train(
         score = small_score(validation.benchmark, Path(validation.data), validation.questions)
     made = run_training(settings, out, resume, score)
     if SPEAKS:
-        _funnel(made.counts, {}, as_json)
+        funnel(made.counts, {}, as_json)
         print(f"report: {out / 'report.html'}", file=sys.stderr)
 
 
@@ -642,22 +500,6 @@ def _scores(body: dict[str, Any]) -> None:
     for line in filter(None, (show.readable(body), *show.notes(body))):
         print(line)
     print(show.verdict(body))
-
-
-def _funnel(counts: dict[str, int], funnel: dict[str, int], as_json: bool) -> None:
-    rows = [*counts.items(), *((f"dropped: {reason}", number) for reason, number in funnel.items())]
-    _table(["what", "count"], [[name, f"{number:,}" if not as_json else number] for name, number in rows], as_json)
-
-
-def _rows(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    for row in rows:
-        for name, value in row.items():
-            if value not in ("", None, (), []):
-                print(f"{name:>10}  {value}")
-        print()
 
 
 if __name__ == "__main__":

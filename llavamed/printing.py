@@ -30,6 +30,24 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], as_json: bool, 
     console.print(shown)
 
 
+def funnel(counts: dict[str, int], dropped: dict[str, int], as_json: bool) -> None:
+    """What came out of a stage, and what was dropped, by reason."""
+    rows = [*counts.items(), *((f"dropped: {reason}", number) for reason, number in dropped.items())]
+    table(["what", "count"], [[name, f"{number:,}" if not as_json else number] for name, number in rows], as_json)
+
+
+def rows_in_full(rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Rows of long texts, a line for each field that holds something."""
+    if as_json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for row in rows:
+        for name, value in row.items():
+            if value not in ("", None, (), []):
+                print(f"{name:>10}  {value}")
+        print()
+
+
 def public_name(model: str) -> str:
     """`model` as it may be shown and written down: a URL without the user name, password and query it may hold."""
     if not re.match(r"[a-z][a-z0-9+.-]*://", model, re.I):

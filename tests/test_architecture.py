@@ -21,7 +21,7 @@ FLOORS = (  # lowest first; the ground floor's modules may import each other
     ("evaluate",),
     ("pipeline", "doctor"),
     ("serve", "demo"),
-    ("eval_cli",),
+    ("corpus_cli", "eval_cli"),
     ("cli",),
     ("__main__",),
 )

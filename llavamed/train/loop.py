@@ -31,15 +31,11 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any, TextIO
 
 import numpy as np
@@ -61,6 +57,7 @@ from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, tra
 from llavamed.train.pack import Schedule, Step
 from llavamed.train.ranks import Ranks, shard, whole, widen
 from llavamed.train.saver import Saver
+from llavamed.train.stop import stop_signals
 from llavamed.train.track import Trackers
 from llavamed.train.validate import (
     SAMPLES,
@@ -79,7 +76,6 @@ from llavamed.train.validate import (
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
-_SAME_SIGNAL = 5.0  # seconds
 
 
 def run_stage(
@@ -119,7 +115,7 @@ def run_stage(
     with (
         packed(model),
         contextlib.closing(source),
-        _stop_signals() as stop,
+        stop_signals() as stop,
         progress,
         run.log() as log,
         trackers,
@@ -474,65 +470,3 @@ class _Run:
 def drop_checkpoints(out: Path) -> None:
     """The largest files of a stage, and of no use once it is finished or what it starts from is replaced."""
     shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
-
-
-@dataclass
-class _Stop:
-    """Which signal asked this process to end, if any, and when; and which one all ranks know of."""
-
-    asked: int | None = None
-    since: float = 0.0
-    agreed: int | None = None
-
-    def agree(self, ranks: Ranks, late: bool) -> bool:
-        """Learn of a signal that another rank got; return whether the first rank finds it late. Every rank has to call:
-        only what all know may decide what all do next."""
-        if ranks.world == 1:
-            self.agreed = self.asked
-            return late
-        told = [late and ranks.first, self.asked == signal.SIGTERM, self.asked == signal.SIGINT]
-        late, term, interrupt = (count > 0 for count in ranks.total([float(flag) for flag in told]))
-        if term or interrupt:
-            self.agreed = signal.SIGTERM if term else signal.SIGINT
-        return late
-
-    def leave(self) -> None:
-        """Called once the checkpoint is on disk."""
-        if self.agreed == signal.SIGTERM:
-            raise SystemExit(0)
-        if self.agreed == signal.SIGINT:
-            raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[_Stop]:
-    """Within the block SIGTERM and SIGINT are noted, for the loop to act on between two steps.
-
-    The first one may come twice: a scheduler or a terminal sends it to all processes, and torchrun passes it on to
-    its ranks. What comes within `_SAME_SIGNAL` seconds is the same; a later one acts at once. Only the main thread may
-    set handlers; elsewhere signals keep their meaning.
-    """
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def note(number: int, _: FrameType | None) -> None:
-        if stop.since and time.monotonic() - stop.since > _SAME_SIGNAL:
-            signal.signal(number, before[signal.Signals(number)])
-            signal.raise_signal(number)
-        elif not stop.since:
-            stop.asked, stop.since = number, time.monotonic()
-            print(
-                f"\nstopping after this step; another signal, from {_SAME_SIGNAL:g} seconds on, stops at once",
-                file=sys.stderr,
-            )
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -20,10 +20,10 @@ from llavamed.model import folder as model_folder
 from llavamed.model.parts import Assembled, build
 from llavamed.recipe import ModelSection, StageSection, TrainSection, ValidationSection
 from llavamed.train import loop
+from llavamed.train import stop as stop_module
 from llavamed.train.data import Pixels, read_examples
 from llavamed.train.loop import run_stage
 from llavamed.train.meter import TIMED
-from llavamed.train.ranks import Ranks
 from llavamed.train.validate import keep_rows, read_rows
 
 TRAIN = TrainSection(max_tokens=128, tokens_per_pack=64)
@@ -162,7 +162,7 @@ def test_a_signal_saves_a_checkpoint_and_the_resumed_run_is_the_same(
 
 
 def test_a_later_signal_stops_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "_SAME_SIGNAL", 0.05)
+    monkeypatch.setattr(stop_module, "_SAME_SIGNAL", 0.05)
     ended = []
 
     def stop_and_insist() -> None:
@@ -274,17 +274,6 @@ def test_the_folder_never_grows_beyond_what_was_checked(
     assert len(sizes) > 10
     assert max(sizes) <= 1.05 * needed[0]  # names and shapes beside the numbers
     assert max(sizes) > 0.6 * needed[0]
-
-
-def test_ranks_leave_on_a_signal_that_all_know_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one rank hears while the others are on their way must not make it leave alone."""
-    told = [[0.0, 1.0, 0.0]]
-    monkeypatch.setattr(Ranks, "total", lambda self, numbers: told[0])
-    stop, ranks = loop._Stop(asked=signal.SIGINT), Ranks(world=2)
-    stop.leave()
-    assert stop.agree(ranks, True) is False
-    with pytest.raises(SystemExit):
-        stop.leave()
 
 
 def test_a_model_that_cannot_be_saved_and_read_back_does_not_start(
