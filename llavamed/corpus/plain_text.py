@@ -4,13 +4,12 @@ Three things keep an element's text from being just the characters in it: what s
 belonging to it (a figure, a table, a footnote) must go, words that only markup keeps apart ("<title>A</title><p>B")
 must not be glued, and white space is typesetting.
 
-So the element is walked once and its texts gathered, with a mark where a citation begins and ends; the marks are read
-off again when white space is in order. They are control characters, which no XML file can hold.
+So the element is walked once and its texts gathered. Where a citation begins or ends, what was gathered so far gets its
+white space in order and is measured: nothing is marked, neither in the text nor in the tree, which stays as it was.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
@@ -28,10 +27,8 @@ _BREAKING = frozenset(
     {"p", "title", "subtitle", "list", "list-item", "def-list", "def-item", "def", "term", "sec", "label", "break"}
     | {"disp-formula", "disp-quote", "td", "th", "tr"}
 )
-# All white space that XML allows, but for the space.
+# All white space that XML allows, but for the space; ASCII first.
 _SPACES = "\t\n\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
-_OPEN, _CLOSE = "\x01", "\x02"  # a citation begins, ends
-_MARKS = re.compile(f"([{_OPEN}{_CLOSE}])")
 
 
 def name(node: Any) -> str:
@@ -95,24 +92,26 @@ class _Text:
             pieces.append(inner)
         for child in element:
             role = _role(child.tag)
-            if role == "inline" and len(child) == 0:  # most of them
-                pieces.append(child.text or "")
-            elif role == "apart" or (role == "xref" and places is None):
-                pieces.append(" ")
-            elif role == "xref" and child in places:
-                start = self.settle()
-                self.gather(child)
-                places[child] = start, self.settle()
+            if role == "inline" or (role == "xref" and places is not None and child not in places):  # most of them
+                if len(child):
+                    self.gather(child)
+                elif inner := child.text:
+                    pieces.append(inner)
             elif role == "breaking":
                 pieces.append(" ")
                 self.gather(child)
                 pieces.append(" ")
+            elif role == "apart" or places is None:
+                pieces.append(" ")
             else:
+                start = self.settle()
                 self.gather(child)
+                places[child] = start, self.settle()
             if tail := child.tail:
                 pieces.append(tail)
 
     def settle(self) -> int:
+        """Put white space in order up to here; the length of the text so far."""
         part = _squeezed("".join(self.pieces))
         self.pieces.clear()
         if part[:1] == " " and (not self.settled or self.settled[-1][-1] == " "):
