@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,13 @@ class Places:
 
     def __len__(self) -> int:
         return len(self._shards)
+
+    def __iter__(self) -> Iterator[str]:
+        """The keys, in the order of the index."""
+        start = 0
+        for end in self._ends.tolist():
+            yield self._keys[start:end].decode()
+            start = end
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._row(key) is not None

@@ -203,6 +203,9 @@ class Corpus:
     def __contains__(self, key: object) -> bool:
         return key in self._places
 
+    def keys(self) -> list[str]:
+        return list(self._places)
+
     def pairs(self) -> Iterator[Pair]:
         """All pairs in the order of the index, read in batches."""
         for batch in self._batches():

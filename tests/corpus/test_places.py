@@ -27,6 +27,7 @@ def test_it_finds_what_a_dict_finds() -> None:
     expected = {key: (shard, offset, size) for key, shard, offset, size in rows}
     found = Places(_batches(rows))
     assert {key: found[key] for key in expected} == expected
+    assert list(found) == list(expected)
     assert len(found) == 500
     for absent in ("", "PMC", rows[0][0][:-1], rows[0][0] + "0", "\ud800"):
         assert absent not in found

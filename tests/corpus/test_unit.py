@@ -222,7 +222,7 @@ def test_the_same_article_twice_has_different_keys_in_any_number_of_units(
     for size in (1, 3, 100):
         monkeypatch.setattr(units, "ARTICLES", size)
         build(tmp_path / "in", tmp_path / str(size), workers=1)
-        keys = [pair.key for pair in Corpus(tmp_path / str(size)).pairs()]
+        keys = Corpus(tmp_path / str(size)).keys()
         assert len(set(keys)) == 9
         assert [key for key in keys if "same" in key] == ["10-1-same_f1", "10-1-same_f1-2", "10-1-same_f1-3"]
 
