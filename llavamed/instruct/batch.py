@@ -7,8 +7,7 @@ half the price.
 The `custom_id` is the hash by which the journal knows a question, with its `max_tokens`: "0123456789abcdef-1200". So
 the answers go into the journal, and the rest of the stage does not know that they came another way. Nobody can ask back
 in a batch: what the model does not take has to be known before (`without`), and what was refused for it says so. A
-file holds no more than the vendors take (50,000 requests, 200
-MB).
+file holds no more than the vendors take (50,000 requests, 200 MB).
 """
 
 from __future__ import annotations
@@ -91,7 +90,7 @@ def read_results(paths: Sequence[Path], journal: Journal, model: str = "") -> tu
     refused: Counter[str] = Counter()
     for path in paths:
         for number, row in enumerate(read_jsonl(path), 1):
-            custom_id = re.fullmatch(r"([0-9a-f]{16})-(\d+)", str(row.get("custom_id")))
+            custom_id = re.fullmatch(r"([0-9a-f]{16})-([0-9]{1,9})", str(row.get("custom_id")))
             if custom_id is None or not {"response", "error"} & row.keys():
                 raise InputError(f"{path}:{number}: not a line of a batch's results made from our requests")
             request, max_tokens = custom_id[1], int(custom_id[2])
@@ -99,15 +98,15 @@ def read_results(paths: Sequence[Path], journal: Journal, model: str = "") -> tu
             if held is not None and not (held.get("finish") == LENGTH and max_tokens > held.get("max_tokens", 0)):
                 counts["known already"] += 1
                 continue
-            text, tokens, finish = _answer(row)
+            text, tokens, how = _answer(row)
             if text is None:
-                counts[finish] += 1
+                counts[how] += 1
                 refused.update(_parameters(row))
                 continue
             told = row["response"]["body"].get("model")
             who = told if isinstance(told, str) and not told.startswith(model.rpartition("/")[2]) else model
-            cut = {"max_tokens": max_tokens} if finish == LENGTH else {}
-            journal.keep(request, "", text, tokens, model=who, finish=finish, batch=path.name, **cut)
+            cut = {"max_tokens": max_tokens} if how == LENGTH else {}
+            journal.keep(request, "", text, tokens, model=who, finish=how, batch=path.name, **cut)
             counts["answers cut at max_tokens" if cut else "answers"] += 1
     return counts, refused
 
