@@ -31,6 +31,7 @@ class Label:
     domains: tuple[str, ...]
     plot: str
     half: str
+    reading: str
 
 
 @dataclass(frozen=True)
