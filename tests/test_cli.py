@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from llavamed import cli, recipe
+from llavamed.corpus.store import Corpus
 from llavamed.manifest import Manifest
 from llavamed.model import folder, parts
 
@@ -241,3 +242,9 @@ def test_every_command_that_prints_tables_prints_json(
     ):
         assert run(monkeypatch, *arguments, "--json") == 0, arguments
         assert json.loads(capsys.readouterr().out), arguments
+    first = Corpus(corpus).keys()[0]
+    for command, made in (("corpus", corpus), ("instruct", instruct)):
+        assert run(monkeypatch, command, "show", made, first, "--json") == 0
+        assert len(json.loads(capsys.readouterr().out)) == 1
+        assert run(monkeypatch, command, "show", made, "no-such-key") == 2
+        assert "no-such-key" in capsys.readouterr().err
