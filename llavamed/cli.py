@@ -224,7 +224,7 @@ def instruct_export(
 @instruct_app.command("show")
 def instruct_show(
     data: Annotated[Path, typer.Argument(help="An instruct folder or a .jsonl of conversations.")],
-    key: Annotated[str | None, typer.Option(help="Only the one with this id, or about this pair.")] = None,
+    key: Annotated[str | None, typer.Argument(help="Only the one with this id, or about this pair.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 3,
     pictures: Annotated[
         str,

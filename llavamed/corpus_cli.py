@@ -114,7 +114,10 @@ def audit_command(
 
 @app.command("show")
 def show_command(
-    corpus: Path, key: str | None = None, limit: Annotated[int, typer.Option(min=1)] = 5, as_json: Json = False
+    corpus: Path,
+    key: Annotated[str | None, typer.Argument(help="Of one pair; without it the first ones.")] = None,
+    limit: Annotated[int, typer.Option(min=1)] = 5,
+    as_json: Json = False,
 ) -> None:
     """Print pairs: caption, mentions, licence, domain."""
     from llavamed.corpus.show import show

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +16,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from llavamed import cli, recipe
+from llavamed.corpus.store import Corpus
 from llavamed.manifest import Manifest
 from llavamed.model import folder, parts
 
@@ -236,13 +236,14 @@ def test_dry_run_says_hours_and_the_largest_pack_for_the_gpu_named(
 
 
 def test_help_answers_at_once() -> None:
-    """The best of five: the others measure the machine."""
+    """The best of five in processor time, which is the wall clock's on an idle machine."""
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = os.times()
         subprocess.run([sys.executable, "-m", "llavamed.cli", "--help"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.3, seconds
+        ended = os.times()
+        seconds.append(sum(ended[2:4]) - sum(began[2:4]))  # of children: user and system
+    assert 0 < min(seconds) < 0.3, seconds
 
 
 def test_doctor_prints_a_row_for_each_part(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -272,3 +273,9 @@ def test_every_command_that_prints_tables_prints_json(
     ):
         assert run(monkeypatch, *arguments, "--json") == 0, arguments
         assert json.loads(capsys.readouterr().out), arguments
+    first = Corpus(corpus).keys()[0]
+    for command, made in (("corpus", corpus), ("instruct", instruct)):
+        assert run(monkeypatch, command, "show", made, first, "--json") == 0
+        assert len(json.loads(capsys.readouterr().out)) == 1
+        assert run(monkeypatch, command, "show", made, "no-such-key") == 2
+        assert "no-such-key" in capsys.readouterr().err
