@@ -44,7 +44,7 @@ from llavamed.progress import Progress
 STAGE = "fetch"
 _PARTIAL = ".partial"  # files that are being written
 _CHANGES = ("new", "changed", "unchanged", "superseded", "removed", "newly_retracted", "unchecked")
-_MOST_GONE = 0.02  # of the mirror, that is deleted unasked because the bucket has it no more; one article always is
+_MOST_GONE = 0.02  # of the mirror, that is deleted unasked because the bucket has it no more; of several, one may
 _FIRST_FAILED = 20  # articles, and no other before them: it is the server, not the articles
 _MOST_FAILED = 500  # articles in a row at any time
 
@@ -217,4 +217,4 @@ def _gone(ledger: Ledger, inventory: Inventory | None) -> tuple[set[Name], int]:
             out = not any(row.failed for row in group.now)
         if out:
             gone |= {row.name for row in group.left if row.state == FETCHED}
-    return gone, max(1, int(_MOST_GONE * held))
+    return gone, min(max(1, int(_MOST_GONE * held)), max(0, held - 1))

@@ -218,6 +218,15 @@ def test_another_bucket_that_has_none_of_the_mirror_takes_nothing(
     assert (tree(out), made.extra["changes"]["removed"], made.funnel) == ({}, 5, {"not_found": 6})
 
 
+def test_the_only_article_of_a_mirror_is_not_deleted_unasked(server: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    fetch(out, asked(server, tmp_path, [FIRST]))
+    server.bucket.removed.add(FIRST)
+    for prune in (False, True):
+        made = fetch(out, asked(server, tmp_path, [FIRST], prune=prune))
+        assert (bool(tree(out)), made.funnel) == (not prune, {"not_found": 1} if prune else {})
+
+
 def test_tomorrow_s_sample_is_today_s_and_that_of_a_list_is_that_of_the_inventory(server: Any, tmp_path: Path) -> None:
     def sample(name: str, **more: Any) -> set[str]:
         fetch(tmp_path / name, Request(base_url=server.url, pause=0.01, sample=20, seed=3, **more))
