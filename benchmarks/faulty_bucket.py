@@ -17,6 +17,7 @@ import json
 import random
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -165,12 +166,16 @@ class Bucket:
 
 @dataclass
 class Server:
-    """Serves a bucket over HTTP/1.1 with faults; a context manager. `asked` counts the paths that were asked for."""
+    """Serves a bucket over HTTP/1.1 with faults; a context manager. `asked` counts the paths that were asked for.
+
+    `instead` may answer in the bucket's place, given key and query: all the bytes that go over the line, or None.
+    """
 
     bucket: Bucket
     faults: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # dropped, 503, cut short, corrupted
     seed: int = 0
     can_list: bool = True
+    instead: Callable[[str, str], bytes | None] = lambda key, query: None
     port: int = 0
     asked: Counter[str] = field(default_factory=Counter)
     done: Counter[str] = field(default_factory=Counter)  # fault -> how often
@@ -217,6 +222,10 @@ class Server:
         parts = urlsplit(target)
         key, query = unquote(parts.path).lstrip("/"), parse_qs(parts.query)
         self.asked[key or parts.query] += 1
+        if (whole := self.instead(key, parts.query)) is not None:
+            writer.write(whole)
+            await writer.drain()
+            return False
         if key == "esearch.fcgi":
             body: bytes | None = self.bucket.search(query)
         elif "list-type" in query:

@@ -7,6 +7,7 @@ shows its traceback with exit code 1.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -35,6 +36,17 @@ instruct_app = typer.Typer(no_args_is_help=True, help="Pairs -> conversations.",
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(instruct_app, name="instruct")
 app.add_typer(eval_app, name="eval")
+
+_FREE = "free some space or give another place, and run it again: what is finished is kept"
+_PERMIT = "give a place that you may read and write"
+_MENDED_BY = {  # what the system refuses -> what to do about it
+    errno.ENOSPC: _FREE,
+    errno.EDQUOT: _FREE,
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) or give another place, and run it again",
+    errno.EACCES: _PERMIT,
+    errno.EPERM: _PERMIT,
+    errno.EROFS: _PERMIT,
+}
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set train.instruct.epochs=2")]
@@ -454,8 +466,16 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        print(f"llavamed: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None
+        message = str(error)
+    except OSError as error:
+        if error.errno not in _MENDED_BY:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        message = f"{where}{error.strerror or error}; {_MENDED_BY[error.errno]}"
+    else:
+        return
+    print(f"llavamed: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
 
 
 def _finish(outcome: Any, as_json: bool) -> None:

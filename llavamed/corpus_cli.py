@@ -26,11 +26,17 @@ def fetch_command(
         Path | None, typer.Option(help="A file with one PMCID a line; PMC7236913.2 for that version.")
     ] = None,
     query: Annotated[str, typer.Option(help="An ESearch query, as in PubMed Central's search box.")] = "",
-    inventory: Annotated[str, typer.Option(help='The bucket\'s inventory: "latest", a date, or a .csv.gz.')] = "",
+    inventory: Annotated[
+        str,
+        typer.Option(help='The bucket\'s inventory: "latest", a date, a .csv.gz, or a folder of all its files.'),
+    ] = "",
     urls: Annotated[Path | None, typer.Option(help="LLaVA-Med's own list, llava_med_image_urls.jsonl.")] = None,
     sample: Annotated[int | None, typer.Option(min=1, help="Of these only so many, drawn by --seed.")] = None,
     seed: int = 0,
     every_version: Annotated[bool, typer.Option("--every-version", help="Not only the latest.")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete what the bucket has no more, even if it is much of the folder.")
+    ] = False,
     licence: Licence = "commercial",
     base_url: Annotated[str | None, typer.Option(help="A mirror of the bucket.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="Requests at once.")] = 16,
@@ -48,6 +54,7 @@ def fetch_command(
         sample=sample,
         seed=seed,
         every_version=every_version,
+        prune=prune,
         licence=licence,
         base_url=base_url or BASE_URL,
         concurrency=concurrency,

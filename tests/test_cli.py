@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -56,6 +57,36 @@ def test_a_missing_path(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert not (tmp_path / "out").exists()
     assert run(monkeypatch, "chat", tmp_path / "absent", "--ask", "What?") == 2
     told(capsys, tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EFBIG, "ulimit -f"),
+        (errno.EACCES, "may read and write"),
+        (errno.EROFS, "may read and write"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, number: int, hint: str
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "out"))
+
+    monkeypatch.setattr("llavamed.corpus.build.build", refuse)
+    assert run(monkeypatch, "corpus", "build", tmp_path, "--out", tmp_path / "out") == 2
+    told(capsys, tmp_path / "out", os.strerror(number), hint)
+
+
+def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EISDIR, "of ours")
+
+    monkeypatch.setattr("llavamed.corpus.build.build", fail)
+    with pytest.raises(IsADirectoryError):
+        run(monkeypatch, "corpus", "build", tmp_path)
 
 
 def test_a_misspelt_recipe_key(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

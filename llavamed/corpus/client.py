@@ -6,7 +6,9 @@ changed. The rules:
 - at most `concurrency` requests at once over kept connections; a server's Retry-After is heeded;
 - what may pass is tried again (no connection, 429, 5xx, a body cut short, a wrong MD5), after a pause that doubles
   each time and is drawn at random, so that many requests do not come back together (Brooker, "Exponential backoff and
-  jitter", 2015); what will not pass (404, 403) is not;
+  jitter", 2015); what will not pass (404, 403, a redirect) is not;
+- 404 says that there is no such object. 403 does not, nor does a redirect: a proxy or a login page gives them for all;
+- an answer that comes slower than a kilobyte a second is given up, or one of a byte a minute would never end;
 - a file appears under its name only once all of its bytes have the right MD5: it is written beside and renamed. So a
   killed run leaves no half file, and the next one needs no record of what is whole;
 - when many requests in a row have failed the server is gone, and the run ends instead of trying a million more.
@@ -19,11 +21,12 @@ import hashlib
 import itertools
 import os
 import random
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 from urllib.parse import quote
 
 import httpx2
@@ -37,21 +40,33 @@ _Attempt = Callable[[httpx2.Response], Awaitable[T]]
 ATTEMPTS = 8
 _LONGEST_PAUSE = 60.0  # seconds
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_NEVER = {301: "redirected", 302: "redirected", 303: "redirected", 307: "redirected", 308: "redirected"}
+_NEVER |= {401: "forbidden", 403: "forbidden", 407: "forbidden", 511: "forbidden"}  # status -> why; others: "refused"
+_SLOWEST = 1024  # bytes a second, of an answer that takes longer than the timeout
 _FAILURES_IN_A_ROW = 100  # attempts without a success between, over all requests
 _IN_MEMORY = 8 * 2**20  # bytes; of what is read, not written
 _MD5_LENGTH = 32
 
 
 class Missing(Exception):
-    """The server says that there is no such object, or not for us (404, 403, 410)."""
+    """The server says that there is no such object (404, 410)."""
 
 
 class Failed(Exception):
-    """All attempts failed. `reason`: "unreachable", "busy", "cut_short", "wrong_md5", "too_large", "refused"."""
+    """All attempts failed, or none is worth making. `reason`: "unreachable", "busy", "cut_short", "too_slow",
+    "wrong_md5", "too_large", "forbidden", "redirected", "refused"."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class Saved(NamedTuple):
+    """A file as it was written. What has no MD5 was not verified; what has no length either may have been cut."""
+
+    bytes: int
+    has_md5: bool
+    has_length: bool
 
 
 @dataclass
@@ -75,6 +90,7 @@ class Client:
     requests: int = 0
     retries: int = 0
     received: int = 0  # bytes
+    unverified: int = 0  # files without an MD5
     _in_a_row: int = 0
     _names: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -104,7 +120,7 @@ class Client:
 
         async def attempt(response: httpx2.Response) -> str:
             body.clear()
-            async for chunk in response.aiter_raw():
+            async for chunk in self._chunks(response):
                 body.extend(chunk)
                 if len(body) > _IN_MEMORY:
                     raise Failed(f"{key}: more than {_IN_MEMORY // 2**20} MiB", "too_large")
@@ -116,29 +132,41 @@ class Client:
         self.received += len(body)
         return bytes(body), etag
 
-    async def save(self, key: str, path: Path, md5: str, limit: int) -> int:
-        """Write an object to `path` once it is whole and verified; returns its size in bytes."""
+    async def save(self, key: str, path: Path, md5: str, limit: int) -> Saved:
+        """Write an object to `path` once it is whole and, where the bucket or the ETag gives an MD5, verified."""
         part = self.partial / f"{os.getpid()}-{next(self._names)}"
 
-        async def attempt(response: httpx2.Response) -> int:
+        async def attempt(response: httpx2.Response) -> Saved:
             size, found = 0, hashlib.md5(usedforsecurity=False)
             with part.open("wb") as out:
-                async for chunk in response.aiter_raw():
+                async for chunk in self._chunks(response):
                     size += len(chunk)
                     if size > limit:
                         raise Failed(f"{key}: more than {limit // 2**20} MiB", "too_large")
                     found.update(chunk)
                     out.write(chunk)
-            _check(key, md5 or _etag(response), found.hexdigest())
-            return size
+            expected = md5 or _etag(response)
+            _check(key, expected, found.hexdigest())
+            return Saved(size, bool(expected), _has_length(response))
 
         try:
-            size = await self._stubbornly(key, "", attempt)
+            saved = await self._stubbornly(key, "", attempt)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-        self.received += size
-        return size
+        self.received += saved.bytes
+        self.unverified += not saved.has_md5
+        return saved
+
+    async def _chunks(self, response: httpx2.Response) -> AsyncIterator[bytes]:
+        """The body, without the gzip that a server may put on it though it was asked not to."""
+        began, size = time.monotonic(), 0
+        async for chunk in response.aiter_bytes():
+            size += len(chunk)
+            seconds = time.monotonic() - began
+            if seconds > self.timeout and size < seconds * _SLOWEST:
+                raise _Passing("too_slow", f"{size:,} bytes in {seconds:.0f} seconds")
+            yield chunk
 
     async def _stubbornly(self, key: str, query: str, attempt: _Attempt[T]) -> T:
         url = f"{self.base_url.rstrip('/')}/{quote(key)}{query}"
@@ -165,16 +193,23 @@ class Client:
     async def _once(self, url: str, key: str, attempt: _Attempt[T]) -> T:
         self.requests += 1
         try:
-            async with self._http.stream("GET", url) as response:
+            async with asyncio.timeout(2 * self.timeout) as limit, self._http.stream("GET", url) as response:
+                limit.reschedule(None)  # it was for the head of the answer
                 status = response.status_code
-                if status in (403, 404, 410):
+                if status in (404, 410):
                     raise Missing(f"{key}: HTTP {status}")
                 if status in _AGAIN:
                     after = response.headers.get("Retry-After", "")
                     raise _Passing("busy", f"HTTP {status}", float(after) if after.isdigit() else 0.0)
                 if status != 200:
-                    raise Failed(f"{url}: HTTP {status}", "refused")
+                    to = response.headers.get("Location", "")
+                    said = f"HTTP {status}{f' to {to[:200]}' if to else ''}"
+                    raise Failed(f"{url}: {said}", _NEVER.get(status, "refused"))
                 return await attempt(response)
+        except TimeoutError:
+            raise _Passing("too_slow", f"no answer in {2 * self.timeout:.0f} seconds") from None
+        except httpx2.DecodingError as error:
+            raise _Passing("cut_short", str(error)) from None
         except httpx2.RemoteProtocolError as error:
             raise _Passing("cut_short", str(error) or "cut short") from None
         except httpx2.TransportError as error:
@@ -185,6 +220,12 @@ def _etag(response: httpx2.Response) -> str:
     """The MD5 that an ETag is; "" for that of an object uploaded in parts, or none."""
     etag: str = response.headers.get("ETag", "").removeprefix("W/").strip('"').lower()
     return etag if len(etag) == _MD5_LENGTH and all(c in "0123456789abcdef" for c in etag) else ""
+
+
+def _has_length(response: httpx2.Response) -> bool:
+    """Whether a body that was cut would have been noticed; the end of a connection may be the end of anything."""
+    framed = "Content-Length" in response.headers or "Transfer-Encoding" in response.headers
+    return framed or response.http_version not in ("HTTP/1.0", "HTTP/1.1")
 
 
 def _check(key: str, expected: str, found: str) -> None:

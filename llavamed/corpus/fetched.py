@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llavamed.corpus import sources
-from llavamed.corpus.ledger import ARTICLES, FETCHED, Row
+from llavamed.corpus.ledger import ARTICLES, FETCHED, Ledger, Row
 from llavamed.corpus.wanted import LegacyRow
 from llavamed.manifest import Manifest
 from llavamed.report import Page
@@ -31,32 +31,44 @@ _MEANING = {
     "licence_excluded": "the policy does not permit its licence",
     "licence_unknown": "no licence that is recognised",
     "xml_missing": "the bucket has no XML of it",
-    "metadata_damaged": "the metadata does not say what it should",
+    "failed_metadata_damaged": "what came is not the article's metadata; another run tries again",
+    "failed_xml_missing": "the metadata names an XML that the server does not have; another run tries again",
+    "failed_no_listing": "no listing of its versions came; another run tries again",
     "failed_unreachable": "no connection, many times; another run tries again",
     "failed_busy": "the server was busy, many times; another run tries again",
     "failed_cut_short": "cut short, many times; another run tries again",
+    "failed_too_slow": "slower than a kilobyte a second, many times; another run tries again",
     "failed_wrong_md5": "never with the right MD5; another run tries again",
     "failed_refused": "the server refused; another run tries again",
+    "failed_forbidden": "the server, or a proxy, does not let us (HTTP 403); another run tries again",
+    "failed_redirected": "the server sends us elsewhere; another run tries again",
     "failed_too_large": "a file over the limit",
 }
 
 
-def finish(out: Path, result: Manifest, rows: list[Row], legacy: list[LegacyRow] | None) -> None:
-    """Count the rows into `result`, write the coverage, the page and, last, the manifest."""
-    states = Counter(row.state for row in rows)
-    kept = [row for row in rows if row.state == FETCHED]
-    result.counts |= {
-        "articles": len(kept),
-        "files": sum(row.files for row in kept),
-        "bytes": sum(row.bytes for row in kept),
-        "images_missing": sum(row.images_missing for row in kept),
-    }
+_SUMS = ("files", "bytes", "images_missing", "images_failed", "images_too_large")
+
+
+def finish(out: Path, result: Manifest, ledger: Ledger, legacy: list[LegacyRow] | None) -> None:
+    """Count the ledger's rows into `result`, write the coverage, the page and, last, the manifest."""
+    states: Counter[str] = Counter()
+    licences: Counter[str] = Counter()
+    sums: Counter[str] = Counter()
+    of_interest = {one.pmcid for one in legacy or ()}
+    latest: dict[int, Row] = {}
+    for row in ledger.rows():
+        states[row.state] += 1
+        if row.state == FETCHED:
+            licences[row.licence] += 1
+            sums.update({name: getattr(row, name) for name in _SUMS})
+        if row.name.pmcid in of_interest:
+            latest[row.name.pmcid] = row  # sorted by version
+    result.counts |= {"articles": states[FETCHED], **{name: sums[name] for name in _SUMS}}
     result.funnel = {state: states[state] for state in sorted(states) if state != FETCHED}
-    licences = Counter(row.licence for row in kept)
     result.extra["licences"] = dict(sorted(licences.items()))
     page = _page(result, licences)
     if legacy is not None:
-        coverage = Counter(_cover(out, rows, legacy))
+        coverage = Counter(_cover(out, latest, legacy))
         result.extra["coverage"] = dict(coverage)
         counted = [(name, f"{count:,}", _MEANING.get(name, "")) for name, count in coverage.most_common()]
         text = f"Of {len(legacy):,} rows; each is in {COVERAGE}."
@@ -67,9 +79,8 @@ def finish(out: Path, result: Manifest, rows: list[Row], legacy: list[LegacyRow]
     result.write(out, hash_files=False)
 
 
-def _cover(out: Path, rows: list[Row], legacy: list[LegacyRow]) -> Iterator[str]:
+def _cover(out: Path, latest: dict[int, Row], legacy: list[LegacyRow]) -> Iterator[str]:
     """For each row of LLaVA-Med's list: "present", or why its image is not. Writes `coverage.jsonl`."""
-    latest = {row.name.pmcid: row for row in rows}  # sorted by version
     aside = out / f"{COVERAGE}.tmp"
     with aside.open("w", encoding="utf-8") as lines:
         for one in legacy:

@@ -3,7 +3,8 @@
 Each gives `Wanted` in the order of the PMCIDs. From the inventory the versions and ETags are known, so an article that
 has not changed costs no request; for the others the bucket is asked which versions there are.
 
-The inventory of all of PubMed Central has eight million rows: it is kept as three numpy columns, 26 bytes a row.
+The inventory of all of PubMed Central has eight million rows. It is kept as three numpy columns, 28 bytes a row (twice
+that while it is sorted), and what is asked of it is worked out a row at a time.
 """
 
 from __future__ import annotations
@@ -14,17 +15,16 @@ import hashlib
 import itertools
 import json
 import os
-import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import numpy as np
 
-from llavamed.corpus import bucket
+from llavamed.corpus import bucket, versions
 from llavamed.corpus.bucket import BucketError
 from llavamed.corpus.client import Client, Failed, Missing
 from llavamed.errors import InputError
@@ -35,6 +35,7 @@ _OPEN_ACCESS = "(open_access[Filter] OR author_manuscript[Filter])"
 _PAGE = 10_000  # ids a request
 _SECONDS_APART = {False: 1 / 3, True: 1 / 10}  # NCBI's limits, without and with an API key
 _MAX_INVENTORY_BYTES = 4 * 2**30
+_BATCH = 100_000  # rows of an inventory that are in memory as they were read
 
 
 class Wanted(NamedTuple):
@@ -127,12 +128,31 @@ async def from_search(client: Client, term: str) -> list[Wanted]:
     return [Wanted(i) for i in sorted(ids)]
 
 
+def sampled(pmcids: Iterable[int], size: int, seed: int) -> np.ndarray:
+    """The positions, sorted, of the `size` PMCIDs whose hashes are the smallest.
+
+    So the larger of two samples holds the smaller, and tomorrow's sample is today's but for the few that a new article
+    comes before.
+    """
+    digests = (hashlib.sha256(f"{seed}:{pmcid}".encode()).digest()[:8] for pmcid in pmcids)
+    keys = np.fromiter((int.from_bytes(digest) for digest in digests), np.uint64)
+    return np.sort(np.argsort(keys, kind="stable")[:size])
+
+
+def fingerprint(asked: Iterable[Wanted]) -> str:
+    """sha256 over all that is asked for, 16 hex digits."""
+    found = hashlib.sha256()
+    for one in asked:
+        found.update(f"{one.pmcid} {one.versions}\n".encode())
+    return found.hexdigest()[:16]
+
+
 class Inventory:
     """All article versions of the bucket on one day: iterate over `wanted`."""
 
     def __init__(self, rows: Iterable[tuple[bucket.Name, str]]) -> None:
         chunks: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-        for batch in _batched(rows, 100_000):
+        for batch in _batched(rows, _BATCH):
             ids = np.fromiter((name.pmcid for name, _ in batch), np.int64, len(batch))
             versions = np.fromiter((name.version for name, _ in batch), np.int32, len(batch))
             etags = np.frombuffer(b"".join(digest(etag) for _, etag in batch), dtype="V16")
@@ -148,22 +168,37 @@ class Inventory:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def wanted(self, every_version: bool, sample: int | None, seed: int) -> Iterator[Wanted]:
-        """Each article with its latest version or all; or of a sample, the same for the same seed and inventory."""
-        count = len(self._starts)
-        chosen: Iterable[int] = range(count)
-        if sample is not None and sample < count:
-            chosen = sorted(random.Random(seed).sample(range(count), sample))
-        for i in chosen:
-            end = int(self._ends[i])
-            first = int(self._starts[i]) if every_version else end - 1
-            versions = tuple((int(self._versions[j]), self._etags[j].tobytes().hex()) for j in range(first, end))
-            yield Wanted(int(self._ids[first]), versions)
+    def wanted(self, every_version: bool, sample: int | None, seed: int) -> Selection:
+        """Each article with its latest version or all; or of a sample."""
+        if sample is None or sample >= len(self):
+            return Selection(self, every_version, range(len(self)))
+        return Selection(self, every_version, sampled((int(i) for i in self._ids[self._starts]), sample, seed))
 
-    def lacks(self, ids: Iterable[int]) -> set[int]:
-        """Those of `ids` that are in the bucket no more."""
-        wanted = np.fromiter(ids, np.int64)
-        return {int(i) for i in wanted[~np.isin(wanted, self._ids)]}
+    def article(self, at: int, every_version: bool) -> Wanted:
+        end = int(self._ends[at])
+        first = int(self._starts[at]) if every_version else end - 1
+        versions = tuple((int(self._versions[i]), self._etags[i].tobytes().hex()) for i in range(first, end))
+        return Wanted(int(self._ids[first]), versions)
+
+    def __contains__(self, pmcid: int) -> bool:
+        at = int(np.searchsorted(self._ids, pmcid))
+        return at < len(self._ids) and int(self._ids[at]) == pmcid
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some of an inventory's articles, sorted: iterated over as often as one likes, never all in memory."""
+
+    inventory: Inventory
+    every_version: bool
+    positions: Sequence[int] | np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __iter__(self) -> Iterator[Wanted]:
+        for at in self.positions:
+            yield self.inventory.article(int(at), self.every_version)
 
 
 def digest(etag: str) -> bytes:
@@ -182,21 +217,15 @@ def _batched(rows: Iterable[tuple[bucket.Name, str]], size: int) -> Iterator[lis
 
 
 async def from_inventory(client: Client, which: str) -> tuple[Inventory, str]:
-    """(the inventory, its date or name). `which` is "latest", a date as the bucket names it, or a .csv.gz on disk."""
-    if which != "latest" and Path(which).is_file():
-        return Inventory(_rows(Path(which))), Path(which).name
+    """(the inventory, its date or name). `which` is "latest", a date as the bucket names it, or on disk a .csv.gz or a
+    folder with all of an inventory's files."""
+    if which != "latest" and (here := Path(which)).exists():
+        paths = _inventory_files(here) if here.is_dir() else [here]
+        return Inventory(itertools.chain.from_iterable(map(_rows, paths))), here.name
     try:
         if which == "latest":
-            prefixes: list[str] = []
-            token = ""
-            while True:
-                more = f"&continuation-token={quote(token, safe='')}" if token else ""
-                body, _ = await client.read("", f"?list-type=2&prefix={quote(bucket.INVENTORY)}&delimiter=/{more}")
-                page, token = bucket.read_listing(body, client.base_url)
-                prefixes += page
-                if not token:
-                    break
-            dates = sorted(p.removeprefix(bucket.INVENTORY).strip("/") for p in prefixes)
+            below = await versions.prefixes(client, bucket.INVENTORY)
+            dates = sorted(prefix.removeprefix(bucket.INVENTORY).strip("/") for prefix in below)
             dates = [date for date in dates if date[:4].isdigit()]  # beside them lie data/ and hive/
             if not dates:
                 raise InputError(
@@ -215,6 +244,23 @@ async def from_inventory(client: Client, which: str) -> tuple[Inventory, str]:
     for path in paths:
         path.unlink()
     return inventory, which
+
+
+def _inventory_files(folder: Path) -> list[Path]:
+    """The data files in a folder: those that its manifest.json names, or where it has none every .csv.gz."""
+    paths = sorted(folder.glob("*.csv.gz"))
+    if (listed := folder / "manifest.json").is_file():
+        try:
+            named = bucket.read_inventory_manifest(listed.read_bytes(), str(listed))
+        except BucketError as error:
+            raise InputError(f"{error}; fetch it again") from None
+        paths = [folder / key.rpartition("/")[2] for key, _ in named]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"{path}: not there, but {folder / 'manifest.json'} names it; fetch it too")
+    if not paths:
+        raise InputError(f"{folder}: no .csv.gz in it; give the data files of one inventory")
+    return paths
 
 
 def _rows(path: Path) -> Iterator[tuple[bucket.Name, str]]:

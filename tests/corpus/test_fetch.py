@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import random
 import subprocess
@@ -17,20 +16,16 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import faulty_bucket
+
 from llavamed import manifest
-from llavamed.corpus import client, sources, wanted
+from llavamed.corpus import client, sources, versions, wanted
 from llavamed.corpus.build import build
 from llavamed.corpus.fetch import Request, fetch
 from llavamed.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("faulty_bucket", ROOT / "benchmarks" / "faulty_bucket.py")
-assert _spec is not None
-assert _spec.loader is not None
-faulty_bucket = importlib.util.module_from_spec(_spec)
-sys.modules["faulty_bucket"] = faulty_bucket
-_spec.loader.exec_module(faulty_bucket)
-
 FIRST = faulty_bucket.FIRST
 FAULTS = (0.02, 0.05, 0.01, 0.01)
 
@@ -68,6 +63,7 @@ def test_everything_arrives_whole_from_a_server_that_fails(tmp_path: Path) -> No
     assert made.counts == {
         "articles_asked_for": 150, "articles": len(server.bucket.wanted()), "files": len(expected),
         "bytes": sum(p.stat().st_size for p in (tmp_path / "out").rglob("PMC*/*")), "images_missing": 0,
+        "images_failed": 0, "images_too_large": 0,
     }  # fmt: skip
     assert made.funnel == {"licence_excluded": 5, "not_open_access": 3, "retracted": 4}
     assert made.counts["articles"] + sum(made.funnel.values()) == 150
@@ -205,6 +201,7 @@ def test_a_later_run_acts_on_what_is_new_changed_removed_and_retracted(server: A
     second = fetch(out, quick(server, inventory="latest"))
     assert second.extra["changes"] == {
         "new": 2, "changed": 1, "unchanged": 57, "superseded": 0, "removed": 1, "newly_retracted": 1,
+        "unchecked": 0,
     }  # fmt: skip
     assert tree(out) == bucket.expected()
     assert server.asked[f"metadata/PMC{good[3]}.1.json"] == 0  # an unchanged article costs nothing
@@ -262,21 +259,23 @@ def test_llava_meds_own_list_is_migrated_with_a_coverage_report(server: Any, tmp
 # --- what cannot be had -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("file", "funnel", "failed"), [("-g1.jpg", {}, 1), (".xml", {"failed_wrong_md5": 1}, 0)])
 def test_what_never_arrives_whole_is_counted_and_tried_again_by_the_next_run(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, funnel: dict[str, int], failed: int
 ) -> None:
+    """One bad image is counted and does not keep its article out; a bad XML does."""
     monkeypatch.setattr(client, "ATTEMPTS", 3)
-    key = f"PMC{FIRST}.1/PMC{FIRST}.1-g1.jpg"
+    key = f"PMC{FIRST}.1/PMC{FIRST}.1{file}"
     server.bucket.extra[key] = b"something else"
     listed = ids(tmp_path, [FIRST, FIRST + 1, FIRST + 59])
     made = fetch(tmp_path / "out", quick(server, ids=listed))
-    assert made.funnel == {"failed_wrong_md5": 1}
+    assert (made.funnel, made.counts["images_failed"]) == (funnel, failed)
     assert server.asked[key] == 3
     assert not (tmp_path / "out" / key).exists()
     del server.bucket.extra[key]
     made = fetch(tmp_path / "out", quick(server, ids=listed))
-    assert made.funnel == {}
-    assert made.counts["articles"] == 3
+    assert (made.funnel, made.counts["images_failed"], made.counts["articles"]) == ({}, 0, 3)
+    assert tree(tmp_path / "out")[key] == faulty_bucket.md5(server.bucket.get(key))
 
 
 def test_files_that_are_not_there_are_counted(server: Any, tmp_path: Path) -> None:
@@ -289,7 +288,7 @@ def test_files_that_are_not_there_are_counted(server: Any, tmp_path: Path) -> No
     bucket.extra[f"metadata/PMC{FIRST + 5}.1.json"] = nothing.encode()
     listed = ids(tmp_path, [FIRST + 1, FIRST + 2, FIRST + 5, FIRST + 500])
     made = fetch(tmp_path / "out", quick(server, ids=listed))
-    assert made.funnel == {"metadata_damaged": 1, "not_found": 1, "xml_missing": 1}  # 2's metadata is that of 1
+    assert made.funnel == {"failed_metadata_damaged": 1, "not_found": 1, "xml_missing": 1}  # 2's metadata is that of 1
     assert (made.counts["articles"], made.counts["images_missing"]) == (1, 1)
 
 
@@ -327,10 +326,18 @@ def test_a_server_that_is_gone_ends_the_run_and_it_can_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "_FAILURES_IN_A_ROW", 10)
+
+    async def it_did_list(_: Any) -> bool:
+        return True
+
     with faulty_bucket.Server(faulty_bucket.Bucket(40), faults=(0.0, 1.0, 0.0, 0.0)) as server:
         listed = ids(tmp_path, server.bucket.ids())
-        with pytest.raises(InputError, match="requests in a row failed"):
+        with pytest.raises(InputError, match="does not answer"):
             fetch(tmp_path / "out", quick(server, ids=listed))
+        with monkeypatch.context() as later:
+            later.setattr(versions, "can_list", it_did_list)
+            with pytest.raises(InputError, match="requests in a row failed"):
+                fetch(tmp_path / "out", quick(server, ids=listed))
         server.faults = (0.0, 0.0, 0.0, 0.0)
         fetch(tmp_path / "out", quick(server, ids=listed))
         assert tree(tmp_path / "out") == server.bucket.expected()
