@@ -243,7 +243,7 @@ def _place(block: Any) -> _Place:
         in_table = in_table or tag in _CELLS
         in_figure = in_figure or tag in _FIGURES
         if not section and tag in _SECTIONS:
-            title = ancestor.find("{*}title")
+            title = next(ancestor.iterchildren("{*}title"), None)
             section = (plain_text.text(title) if title is not None else "") or _SECTIONS[tag]
     return _Place(section, in_table, in_figure)
 

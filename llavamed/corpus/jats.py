@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -76,11 +76,7 @@ def parse_article(xml: bytes, where: str = "article") -> Article:
     """The article in `xml`. Raises ArticleError, naming `where`, for what is not XML or not JATS."""
     root = _article_root(xml, where)
     try:
-        try:
-            return _article(root)
-        except plain_text.MarksInText:
-            plain_text.clear(root)
-            return _article(root)
+        return _article(root)
     except ArticleError as error:
         raise ArticleError(f"{where}: {error}", error.reason) from None
 
@@ -93,10 +89,10 @@ def _article(root: Any) -> Article:
             nodes["&" if node.tag is etree.Entity else name(node)].append(node)
     safe_xml.write_out(nodes["&"])
     elements, has_sub_articles = nodes["fig"], bool(nodes["sub-article"] or nodes["response"])
-    figures = [_figure(element) for element in elements]
-    found = citations.find(elements, [figure.label for figure in figures], nodes["xref"], has_sub_articles)
-    cited = tuple(replace(f, mentions=tuple(m)) if m else f for f, m in zip(figures, found.mentions, strict=True))
-    rest = (cited, found.total, found.unresolved, found.bare)
+    labels = [_label(element) for element in elements]
+    found = citations.find(elements, labels, nodes["xref"], has_sub_articles)
+    figures = tuple(map(_figure, elements, labels, found.mentions))
+    rest = (figures, found.total, found.unresolved, found.bare)
     if meta is None:
         return Article("", "", "", "", licence.UNKNOWN, *rest)
     ids = {e.get("pub-id-type", ""): (e.text or "").strip() for e in reversed(meta.findall("{*}article-id"))}
@@ -140,13 +136,15 @@ def _without_references(xml: bytes) -> bytes:
     return xml[:inside] + xml[end:]
 
 
-def _figure(element: Any) -> Figure:
-    label, permitted = "", False
+def _label(figure: Any) -> str:
+    return next(filter(None, map(plain_text.text, figure.iterchildren("{*}label"))), "")
+
+
+def _figure(element: Any, label: str, mentions: Iterable[Mention]) -> Figure:
+    permitted = False
     captions, legends = [], []
     for child in element:
         match name(child):
-            case "label":
-                label = label or plain_text.text(child)
             case "caption":
                 captions.append(child)
             case "p" | "list" | "def-list":  # what publishers put beside a caption, or instead of one
@@ -161,6 +159,7 @@ def _figure(element: Any) -> Figure:
         label=label,
         caption=caption or above,
         graphics=tuple(dict.fromkeys(_graphics(element))),
+        mentions=tuple(mentions),
         licence=_licence(element) if permitted else "",
         group_caption=above if caption else "",
     )

@@ -388,12 +388,25 @@ def test_named_characters_of_the_dtd_are_read_without_it() -> None:
     assert article(fig(1, "5&nbsp;&micro;m &lt; &alpha;"), head=head).figures[0].caption == "5 µm < α"
 
 
-def test_text_that_holds_the_readers_own_marks_is_read_without_them() -> None:
-    marks = "\uefa0\uefa1\uefa2\uefa3&#xEFA0;&#61346;"
-    found = article(f"<p>See {marks}{xref(1, f'Fig{marks}. 1B')} there.</p>{fig(1, f'A {marks}lesion.')}")
+def test_characters_of_private_use_are_text() -> None:
+    own = "\uefa0\uefa3&#61346;"
+    found = article(f"<p>See {own} {xref(1, f'Fig. {own}1B')} there.</p>{fig(1, f'A {own}lesion.')}")
     (mention,) = found.figures[0].mentions
-    assert (mention.sentence, mention.panels) == ("See Fig. 1B there.", "B")
-    assert found.figures[0].caption == "A lesion."
+    assert (mention.sentence, mention.panels) == ("See \uefa0\uefa3\uefa2 Fig. \uefa0\uefa3\uefa21B there.", "B")
+    assert found.figures[0].caption == "A \uefa0\uefa3\uefa2lesion."
+
+
+@pytest.mark.parametrize("space", ["\n\t", *(c for c in map(chr, range(0x20, 0x10000)) if c.isspace())])
+def test_white_space_of_any_kind_is_one_space(space: str) -> None:
+    found = article(f"<p>{space}Seen{space}{xref(1)}{space}.</p>{fig(1, f'A{space * 2}<b>le{space}sion</b>{space}.')}")
+    assert sentences(found) == ["Seen Figure 1 ."]
+    assert found.figures[0].caption == "A le sion ."
+
+
+def test_a_link_inside_of_a_link_is_read_where_it_stands() -> None:
+    found = article(f"<p>See {xref(1, 'Fig. 1A, ' + xref(2, 'Fig. 2B'))} there.</p>{fig(1)}{fig(2)}")
+    assert sentences(found, 0) == sentences(found, 1) == ["See Fig. 1A, Fig. 2B there."]
+    assert found.figures[1].mentions[0].panels == "B"
 
 
 REFERENCES = (

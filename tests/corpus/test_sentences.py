@@ -53,6 +53,12 @@ def test_spans_cover_all_but_the_spaces_between() -> None:
     assert all(text[a[1] : b[0]] == " " for a, b in pairwise(found))
 
 
+@pytest.mark.parametrize("stop", [".", "...", '.")', ".[12, 13]", ".12–14", " al.", " (e.g.", " C."])
+def test_a_question_elsewhere_changes_no_other_sentence(stop: str) -> None:
+    text = f"Cells grew{stop} The cells died{stop} Nature reported it{stop} 12 grew."
+    assert spans(f"{text} Did they? Yes!")[:-2] == spans(text)
+
+
 def test_nothing_in_nothing_out() -> None:
     assert split("") == []
 
