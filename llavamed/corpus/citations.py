@@ -66,7 +66,7 @@ _CITING_WORD = re.compile(
     r"\b(?:figs?|figures?|tabs?|tables?|panels?|refs?|references?|see|also|and|or|to|in)\b", re.IGNORECASE
 )
 # Each mention carries its paragraph, so a long one that cites often would be written as its square.
-_MOST_WRITTEN = 50_000_000  # characters; an article of 242 citations has a third of a million
+MOST_WRITTEN = 50_000_000  # characters; an article of 242 citations has a third of a million
 _GLUED_LENGTH = 80  # characters behind a link that may name its panels
 
 _IDS = etree.XPath("descendant-or-self::*/@id", smart_strings=False)
@@ -194,8 +194,8 @@ def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articl
         for i, mention in mentions:
             found[i].append(mention)
             written += len(mention.sentence) + len(mention.paragraph)
-        if written > _MOST_WRITTEN:
-            message = f"mentions of more than {_MOST_WRITTEN:,} characters, each with its paragraph; leave it out"
+        if written > MOST_WRITTEN:
+            message = f"mentions of more than {MOST_WRITTEN:,} characters, each with its paragraph; leave it out"
             raise ArticleError(message, "mentions_bomb")
     return Citations(found, total, tuple(unresolved), bare)
 

@@ -56,7 +56,9 @@ _COPYRIGHT = re.compile(
     r"\b(?:[Cc]opyright|COPYRIGHT)\s*(?:(?:©|\([cC]\)|:|is (?:held|owned) by|held by|owned by|of|by|holders?:?)\s*)*"
     r"(?=(?:the )?[\dA-ZÀ-Þ]|the )"
 )
-_NO_COPYRIGHT = re.compile(r"\b(?:no|not|free (?:of|from)(?: all)?|without|out of|expired) (?:under )?copyright", re.IGNORECASE)
+_NO_COPYRIGHT = re.compile(
+    r"\b(?:no|not|free (?:of|from)(?: all)?|without|out of|expired) (?:under )?copyright", re.IGNORECASE
+)
 _AUTHORS = re.compile(r"\bauthors?\b|\b(?:this|the present) (?:article|work|study|paper)\b", re.IGNORECASE)
 _HOLDER = re.compile(r"[^;]{0,80}")  # behind the sign
 
@@ -64,7 +66,7 @@ _HOLDER = re.compile(r"[^;]{0,80}")  # behind the sign
 @dataclass(frozen=True)
 class Credit:
     """What credit lines say: `licence` is one they name, "unknown" for the figure of a third party, "" if they leave it
-    to the article; `line` is the sentence that says so."""
+    to the article; `line` are the sentences that say so."""
 
     licence: str = ""
     line: str = ""
@@ -73,22 +75,33 @@ class Credit:
 NONE = Credit()
 
 
-def read(text: str, surnames: Collection[str] = (), articles_own: str = "") -> Credit:
-    """The credit in a caption, an `<attrib>` or a copyright statement. `surnames` are those of the article's authors
-    and `articles_own` its own copyright statement: what names these is the article's."""
+def may_have(text: str) -> bool:
+    """False for nearly every caption: it has no word of a credit line."""
     lower = text.lower()
-    if not any(sign in lower for sign in _SIGNS):
-        return NONE  # nearly always
+    return any(sign in lower for sign in _SIGNS)
+
+
+def read(text: str, names: Collection[str] = (), statements: Collection[str] = ()) -> Credit:
+    """The credit in a caption, an `<attrib>` or a copyright statement. `names` are the surnames of the article's
+    authors and `statements` its own copyright lines: what names these is the article's."""
+    if not may_have(text):
+        return NONE
+    own = {_holder(statement) for statement in statements} - {""}
+    licences, lines, taken, held = [], [], [], []
     for start, end in sentences.spans(text):
         sentence = text[start:end]
-        if articles_own and _holder(sentence) == _holder(articles_own):
+        if _holder(sentence) in own:
             continue
         if (named := licence.from_text(sentence)) != licence.UNKNOWN:
-            return Credit(named, sentence)
-        if _is_taken(sentence) or _is_held(text, start, end, surnames):
-            whole = licence.from_text(text)  # "© X 2010. Licensed under CC BY 4.0."
-            return Credit(whole, text if whole != licence.UNKNOWN else sentence)
-    return NONE
+            licences.append(named)
+            lines.append(sentence)
+        elif _is_taken(sentence):
+            taken.append(sentence)
+        elif _is_held(text, start, end, names):
+            held.append(sentence)
+    if taken or (held and not licences):  # "© X 2010. Licensed under CC BY 4.0." is CC BY
+        return Credit(licence.UNKNOWN, " ".join([*taken, *held]))
+    return Credit(licence.narrowest(licences), " ".join([*held, *lines])) if licences else NONE
 
 
 def _is_taken(sentence: str) -> bool:
@@ -100,18 +113,36 @@ def _is_taken(sentence: str) -> bool:
     return re.search(_AGAIN, sentence, re.IGNORECASE) is not None
 
 
-def _is_held(text: str, start: int, end: int, surnames: Collection[str]) -> bool:
+def is_own(statement: str, names: Collection[str], statements: Collection[str]) -> bool:
+    """Whether a copyright statement, or the holder's bare name, says that the article's authors or its own holder
+    have the rights, or names nobody ("© 2019")."""
+    holder = _holder(statement)
+    return (
+        not holder
+        or any(holder == _holder(one) for one in statements)
+        or _names(statement, names)
+        or _AUTHORS.search(statement) is not None
+    )
+
+
+def _is_held(text: str, start: int, end: int, names: Collection[str]) -> bool:
     """Whether the sentence there names a copyright holder who is no author of the article. Initials may have cut it
     ("© J. Smith"), so the name may stand behind its end."""
     if _NO_COPYRIGHT.search(text, start, end):
         return False
     for sign in _COPYRIGHT.finditer(text, start, end):
         behind = _HOLDER.match(text, sign.end())
-        words = set(re.findall(r"[^\W\d_]+", behind[0])) if behind else set()
-        own = any(words >= {*re.findall(r"[^\W\d_]+", name)} for name in surnames if name)
-        if not (own or _AUTHORS.search(text, sign.end(), min(sign.end() + 40, len(text)))):
+        if not (
+            _names(behind[0] if behind else "", names)
+            or _AUTHORS.search(text, sign.end(), min(sign.end() + 40, len(text)))
+        ):
             return True
     return False
+
+
+def _names(text: str, names: Collection[str]) -> bool:
+    words = set(re.findall(r"[^\W\d_]+", text))
+    return any(words.issuperset(re.findall(r"[^\W\d_]+", name)) for name in names)
 
 
 def _holder(statement: str) -> str:

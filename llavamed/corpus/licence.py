@@ -56,7 +56,8 @@ _FORBIDDEN = r"(?:is |are )?(?:not (?:permitted|allowed)|prohibited|forbidden|ex
 _ASKED = r"(?:permissions?|consent|agreement|fee|license fee|separate licen[cs]e)"
 _RESTRICTED = {
     "NC": re.compile(
-        r"\bnon ?commercial|\bno commercial|(?:\bnot|\bcannot) (?!restrict|limit|prohibit|exclude)(?:\w+ ){0,8}?commercial|"
+        r"\bnon ?commercial|\bno commercial|"
+        r"(?:\bnot|\bcannot) (?!restrict|limit|prohibit|exclude)(?:\w+ ){0,8}?commercial|"
         rf"\bcommercial(?:ly)?\b[^.;]{{0,40}}? {_FORBIDDEN}|"
         rf"\bcommercial\b[^.;]{{0,40}}? (?:requires? (?:\w+ ){{0,4}}{_ASKED}|please contact)|"
         rf"\bcommercial\b[^.;]{{0,60}}? (?<!no ){_ASKED} (?:is required|must be|should be|has to be)"
@@ -77,8 +78,8 @@ _NOT_FIGURES = re.compile(
     r"\btext only\b|\bonly (?:applies )?to (?:the )?text\b|"
     r"\b(?:except(?:ing)?|excluding|exclusive of|with the exception of|not) (?:for )?(?:the |all |any |its )*"
     r"(?:figures?|images?|illustrations?|photographs?)\b|"
-    r"\b(?:figures?|images?|illustrations?|photographs?) (?:is |are |remains? )*"
-    r"(?:©|\(c\)|copyright|excluded|not (?:covered|included|licen[cs]ed|part))"
+    r"\b(?:figures?|images?|illustrations?|photographs?) (?:(?:is |are |remains? )+(?:copyright|excluded|"
+    r"not (?:covered|included|licen[cs]ed|part))|(?:is |are )?(?:©|\(c\)))"
 )
 _RESERVED = "all rights reserved"
 
@@ -176,8 +177,8 @@ def narrowest(found: Iterable[str]) -> str:
 
 
 def combine(code: str, stated: str) -> str:
-    """The narrower of the metadata's `license_code` and what the XML states; a code that names no licence ("NO-CC CODE":
-    none that a machine can read) leaves it to the XML."""
+    """The narrower of the metadata's `license_code` and what the XML states; a code that names no licence ("NO-CC
+    CODE": none that a machine can read) leaves it to the XML."""
     return narrowest((from_code(code), stated))
 
 

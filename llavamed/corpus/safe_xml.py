@@ -42,7 +42,8 @@ _RESOURCE_CODES = (110, 114)  # XML_ERR_NAME_TOO_LONG, XML_ERR_RESOURCE_LIMIT
 
 class ArticleError(InputError):
     """A file that is no article. `reason`: "not_xml", "not_jats", or what makes it dangerous: "xml_entities",
-    "xml_own_dtd", "xml_encoding", "xml_too_large", "xml_bomb", "xml_too_deep", "xml_oversized", "mentions_bomb"."""
+    "xml_own_dtd", "xml_encoding", "xml_too_large", "xml_bomb", "xml_too_deep", "xml_oversized", "mentions_bomb",
+    "text_bomb"."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)

@@ -15,8 +15,8 @@ from llavamed.corpus import credit
         "(F) selectivity of 1.0 µM interfering ions. Reprinted with permission from Ref. [50].",
         "Isopleths of (c), reproduced with permission from J. Fluid Mech. 835, 1108 (2018). Copyright 2018 Cambridge "
         "University Press.",
-        "The section is displayed here with the permission of The Company of Biologists Limited who owns the copyright. "
-        "Reused with permission.",
+        "The section is displayed here with the permission of The Company of Biologists Limited who owns the "
+        "copyright. Reused with permission.",
         "Adapted from Smith et al. (2004), with kind permission of Springer Science and Business Media.",
         "From Jones [4], with permission.",
         "Used with permission of Mayo Foundation for Medical Education and Research, all rights reserved.",
@@ -34,7 +34,7 @@ def test_a_line_that_names_another_owner_is_a_third_partys(line: str) -> None:
     found = credit.read(line, ["Miller", "Li"])
     assert found.licence == "unknown"
     assert found.line
-    assert found.line in line
+    assert set(found.line.split()) <= set(line.split())
 
 
 @pytest.mark.parametrize(
@@ -86,5 +86,5 @@ def test_a_licence_in_the_line_is_the_figures(line: str, licence: str) -> None:
 
 
 def test_a_line_that_repeats_the_articles_own_statement_is_the_articles() -> None:
-    assert credit.read("© 2010 Elsevier Ltd.", articles_own="Copyright (c) 2009, Elsevier Ltd") == credit.NONE
-    assert credit.read("© 2010 Elsevier Ltd.", articles_own="© 2009 Springer").licence == "unknown"
+    assert credit.read("© 2010 Elsevier Ltd.", statements=["Copyright (c) 2009, Elsevier Ltd"]) == credit.NONE
+    assert credit.read("© 2010 Elsevier Ltd.", statements=["© 2009 Springer"]).licence == "unknown"

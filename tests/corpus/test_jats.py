@@ -310,6 +310,28 @@ def test_one_link_to_very_many_figures_is_refused() -> None:
     assert caught.value.reason == "mentions_bomb"
 
 
+def test_the_caption_of_a_group_is_read_once_and_shared_and_bounded() -> None:
+    words = "word " * 1_000
+    group = f"<fig-group><caption><p>{words}</p></caption>{'<fig/>' * 50}</fig-group>"
+    captions = [figure.caption for figure in article(group).figures]
+    assert all(caption is captions[0] for caption in captions)
+    for one in ("<fig/>", fig(1, "Its own.")):
+        with pytest.raises(ArticleError) as caught:
+            article(group.replace("<fig/>", one * 300))
+        assert caught.value.reason == "text_bomb"
+
+
+def test_a_text_that_thousands_of_images_would_carry_is_refused() -> None:
+    figure = f"<fig><caption><p>{'word ' * 2_000}</p></caption>{{}}</fig>"
+    assert len(article(figure.format("<graphic xlink:href='a'/>")).figures) == 1
+    with pytest.raises(ArticleError) as caught:
+        article(figure.format("".join(f"<graphic xlink:href='{n}'/>" for n in range(6_000))))
+    assert caught.value.reason == "text_bomb"
+    title = f"<title-group><article-title>{'word ' * 2_000}</article-title></title-group>"
+    with pytest.raises(ArticleError, match="59,994,000"):
+        article("<fig/>" * 6_000, title)
+
+
 # --- licence ---------------------------------------------------------------------------------
 
 

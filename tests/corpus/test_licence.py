@@ -70,14 +70,18 @@ def test_urls(url: str, expected: str) -> None:
             "CC-BY-4.0",
         ),
         (
-            "under the terms of the Creative Commons Attribution License (CC BY). The use, distribution or reproduction "
-            "in other forums is permitted, provided the copyright owner(s) are credited. No use, distribution or "
+            "under the terms of the Creative Commons Attribution License (CC BY). The use, distribution or "
+            "reproduction in other forums is permitted, provided the owner(s) are credited. No use, distribution or "
             "reproduction is permitted which does not comply with these terms.",
             "CC-BY",
         ),
         ("CC BY 4.0, which permits reuse, commercially or not, without asking prior permission", "CC-BY-4.0"),
-        ("CC BY 4.0, which permits commercial use without permission; it does not restrict commercial use", "CC-BY-4.0"),
+        (
+            "CC BY 4.0, which permits commercial use without permission; it does not restrict commercial use",
+            "CC-BY-4.0",
+        ),
         ("Creative Commons Attribution 4.0, for any purpose, not only commercial", "CC-BY-4.0"),
+        ("CC BY 4.0. Articles may contain illustrations copyrighted by other organizations", "CC-BY-4.0"),
     ],
 )
 def test_prose(text: str, expected: str) -> None:
@@ -93,7 +97,10 @@ def test_prose(text: str, expected: str) -> None:
         ("CC BY 4.0, commercial reuse is not permitted", "CC-BY-NC-4.0"),
         ("Creative Commons Attribution license for uses that are not commercial", "CC-BY-NC"),
         ("CC BY. The work cannot be changed in any way or used commercially without permission", "CC-BY-NC-ND"),
-        ("Creative Commons Attribution License, the use is non-commercial and no modifications are made", "CC-BY-NC-ND"),
+        (
+            "Creative Commons Attribution License, the use is non-commercial and no modifications are made",
+            "CC-BY-NC-ND",
+        ),
         ("CC-BY/NC 4.0", "CC-BY-NC-4.0"),
         ("License (CCBY-NC-ND)", "CC-BY-NC-ND"),
         ("All rights reserved. No commercial reuse. CC BY", "unknown"),
