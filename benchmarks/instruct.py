@@ -1,7 +1,7 @@
 """The generation engine against an endpoint with the faults of a real one: throughput, memory, twenty kills.
 
     python benchmarks/instruct.py [throughput] [memory] [kill] [--records 10000] [--full queue|refuse] [--scale 1]
-    [--out DIR]
+    [--memory-records 1000 10000] [--out DIR]
 
 Everything is the command as a user runs it (`llavamed instruct generate CORPUS --teacher URL`), in a process of its
 own, against `benchmarks/endpoint.py` in another, over HTTP: 64 places, median 2 s, and its five kinds of faults.
@@ -12,7 +12,8 @@ throughput  Records a second against what an ideal caller would have reached wit
             gathered, an error loses the batch and waits six seconds, three rounds over what is missing. Hung calls
             are cut after 30 s for it (it had no limit), and its rate is taken from fewer records. On a machine that has
             other work, `--scale 4` makes all times of the endpoint four times as long.
-memory      Peak memory of the process with 1,000 and with 10,000 records. Times are scaled down.
+memory      Peak memory of the process with 1,000 and with 10,000 records, which must not be a tenth more. Times are
+            scaled down.
 kill        kill -9 at twenty random moments, then a run to the end. Every record must be there once, no question may
             stand in the journal twice, and of the calls that the endpoint counted no more may have left nothing behind
             (no answer, no fault) than were under way, by its count, when the process was stopped and killed, and three
@@ -34,7 +35,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ from llavamed.records import Mention, Pair, read_conversations, read_jsonl
 
 ENDPOINT, PEAK = (Path(__file__).with_name(name) for name in ("endpoint.py", "peak.py"))
 ORIGINAL_RECORDS, BATCH, ROUNDS, PENALTY_SECONDS, HANG_SECONDS = 180, 3, 3, 6.0, 30.0
-SMALL, LARGE, MEMORY_SCALE = 1000, 10_000, 0.1
+MEMORY_RECORDS, MEMORY_SCALE = (1000, 10_000), 0.1
 KILLS, KILL_RECORDS, KILL_SCALE = 20, 3000, 0.5
 
 
@@ -200,20 +201,21 @@ async def original(url: str, count: int, scale: float) -> None:
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
-def memory(work: Path) -> bool:
+def memory(work: Path, counts: Sequence[int]) -> bool:
     peaks = []
-    for count in (SMALL, LARGE):
+    for count in counts:
         corpus = make_corpus(work / f"corpus-{count}", count)
         with endpoint(scale=MEMORY_SCALE) as url:
             peaks.append(peak_kib(command(corpus, work / f"memory-{count}", url)))
         check_once(work / f"memory-{count}", count)
-    growth = 1024 * (peaks[1] - peaks[0]) / (LARGE - SMALL)
-    table(
-        ("records", "peak memory, MiB"),
-        [(f"{n:,}", f"{kib / 1024:.1f}") for n, kib in zip((SMALL, LARGE), peaks, strict=True)],
-    )
-    print(f"{growth:,.0f} bytes a record", file=sys.stderr)
-    return peaks[1] < 1.1 * peaks[0]
+    rows: list[tuple[object, ...]] = []
+    for number, (count, kib) in enumerate(zip(counts, peaks, strict=True)):
+        more = 1024 * (kib - peaks[number - 1]) / (count - counts[number - 1]) if number else None
+        rows.append(
+            (f"{count:,}", f"{kib / 1024:.1f}", f"{kib / peaks[0]:.3f}", "-" if more is None else f"{more:,.0f}")
+        )
+    table(("records", "peak memory, MiB", "ratio", "bytes for each record more"), rows)
+    return max(peaks) < 1.1 * peaks[0]
 
 
 # --- kill ----------------------------------------------------------------------------------------------------------
@@ -272,13 +274,14 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=10_000, help="of the throughput")
     parser.add_argument("--full", choices=("queue", "refuse"), default="queue", help="what the endpoint does when full")
     parser.add_argument("--scale", type=float, default=1.0, help="of the endpoint's times in the throughput")
+    parser.add_argument("--memory-records", type=int, nargs="+", default=MEMORY_RECORDS, help="of the memory, rising")
     parser.add_argument("--out", type=Path, help="keep the folders here, and use a corpus that is there")
     args = parser.parse_args()
     work = args.out or Path(tempfile.mkdtemp())
     work.mkdir(parents=True, exist_ok=True)
     proofs = {
         "throughput": lambda work: throughput(work, args.records, args.full, args.scale),
-        "memory": memory,
+        "memory": lambda work: memory(work, args.memory_records),
         "kill": kill,
     }
     good = [proofs[part](work) for part in args.parts or proofs]

@@ -9,7 +9,7 @@ Lengths follow LLaVA-Med's data: a caption has 120 tokens (deviation 1.1 times t
 four turns 335 with its template (deviation a third), 225 of them supervised; 36 more are the picture. The words are
 the demo's, and every picture is at the tower's size.
 
-    llavamed    `train.loop.run_stage`: packed
+    llavamed    `train.loop.run_stage`: packed, at the best of its token budgets a pack
     Trainer     padded, SDPA; token ids, labels and preprocessed pixels are ready in memory, as they are for us
     SFTTrainer  padded (it refuses to pack pictures); its own collator, which renders the template, tokenises and
                 preprocesses the picture for every batch: pictures and messages are what it takes
@@ -68,7 +68,8 @@ from llavamed.train.validate import read_rows
 SEED, BATCH, HELD_OUT = 0, 32, 64
 ROUNDING, OTHER_ORDER = 0.002, 0.1  # nats a token that a held-out loss may be away from ours
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-TRAIN = TrainSection(tokens_per_pack=4096)  # as in the demo's recipe
+BUDGETS = (1024, 2048, 4096, 8192)  # tokens a pack
+TRAIN = TrainSection()
 STAGES = {
     "align": StageSection(trains=("projector",)),
     "instruct": StageSection(trains=("projector", "language_model")),
@@ -173,11 +174,11 @@ def held_out_loss(work: Work, model: Any) -> float:
     return total / count
 
 
-def llavamed(work: Work, out: Path) -> Result:
+def llavamed(work: Work, out: Path, tokens_per_pack: int) -> Result:
     """Our engine, as `llavamed train` runs it."""
     mine = Assembled(copy.deepcopy(work.assembled.model), work.assembled.processor)
-    stage = STAGES[work.name]
-    run_stage(mine, work.examples, work.pixels, work.name, stage, TRAIN, out, SEED, Manifest("stage"))
+    stage, train = STAGES[work.name], TRAIN.model_copy(update={"tokens_per_pack": tokens_per_pack})
+    run_stage(mine, work.examples, work.pixels, work.name, stage, train, out, SEED, Manifest("stage"))
     steps = read_rows(out / "metrics.jsonl")
     rate = len(work.conversations) / sum(step["seconds"] for step in steps)
     return Result(rate, statistics.mean(step["loss"] for step in steps), held_out_loss(work, mine.model))
@@ -336,7 +337,9 @@ def spread(values: list[float], digits: int) -> str:
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
 
 
-def run(stage: str, steps: int, sweep: int, repeats: int, sizes: tuple[int, ...], scratch: Path) -> list[str]:
+def run(
+    stage: str, steps: int, sweep: int, repeats: int, sizes: tuple[int, ...], budgets: tuple[int, ...], scratch: Path
+) -> list[str]:
     work = make_work(stage, steps, scratch / stage)
     lengths, targets = work.examples.lengths, work.examples.targets
     print(
@@ -344,18 +347,22 @@ def run(stage: str, steps: int, sweep: int, repeats: int, sizes: tuple[int, ...]
         f"{targets.mean():.0f} supervised"
     )
     out, few = scratch / f"{stage}-runs", work.only(sweep)
-    warm = llavamed(few, out / "warm")
-    peers = [(peer, way) for peer in PEERS for way in best_ways(peer, few, sizes, warm, out / peer)]
+    llavamed(few, out / "warm", budgets[0])
+    tried = {tokens: llavamed(few, out / f"budget-{tokens}", tokens) for tokens in budgets}
+    budget = max(tried, key=lambda tokens: tried[tokens].examples_per_second)
+    told = "; ".join(f"{tokens} tokens {one.examples_per_second:.1f}" for tokens, one in tried.items())
+    print(f"{stage}, llavamed, examples/s in {sweep} steps: {told}")
+    peers = [(peer, way) for peer in PEERS for way in best_ways(peer, few, sizes, tried[budget], out / peer)]
     ours: list[Result] = []
     theirs: dict[tuple[str, Way], list[Result]] = {peer: [] for peer in peers}
     for repeat in range(repeats):
-        ours.append(llavamed(work, out / f"llavamed-{repeat}"))
+        ours.append(llavamed(work, out / f"llavamed-{repeat}", budget))
         for peer, way in peers:
             theirs[peer, way].append(PEERS[peer](work, out / f"{peer}-{repeat}", way))
     rows = []
     for (name, way), all_of in {("llavamed", None): ours, **theirs}.items():
         ratios = [mine.examples_per_second / its.examples_per_second for mine, its in zip(ours, all_of, strict=True)]
-        how, equal = f"packs of {TRAIN.tokens_per_pack} tokens", "-"
+        how, equal = f"packs of {budget} tokens", "-"
         if way is not None:
             apart = max(apart_from(ours[0], result) for result in all_of)
             bound = OTHER_ORDER if way.grouped else ROUNDING
@@ -382,11 +389,13 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    steps, sweep, repeats, sizes = (3, 1, 1, (2, 4)) if args.quick else (16, 2, 3, BATCH_SIZES)
+    steps, sweep, repeats, sizes, budgets = (
+        (3, 1, 1, (2, 4), BUDGETS[1:2]) if args.quick else (16, 2, 3, BATCH_SIZES, BUDGETS)
+    )
     table = []
     with tempfile.TemporaryDirectory() as scratch:
         for stage in [args.stage] if args.stage else STAGES:
-            table += run(stage, steps, sweep, repeats, sizes, Path(scratch))
+            table += run(stage, steps, sweep, repeats, sizes, budgets, Path(scratch))
     print(
         f"torch {torch.__version__}, transformers {transformers.__version__}, TRL {trl.__version__}; {args.threads} "
         f"threads, {'processor' if args.cpu_seconds else 'wall'} time; {steps} steps of {BATCH} examples; "

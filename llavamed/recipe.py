@@ -76,6 +76,9 @@ class InstructSection(_Section):
     price: tuple[float, float] | None = (
         None  # per million tokens in and out, where instruct/prices.yaml lacks the model
     )
+    without: tuple[
+        Literal["schema", "object", "usage", "seed", "max_tokens", "temperature", "stream"], ...
+    ] = ()  # what the teacher's endpoint does not take; default: what prices.yaml says, and what the first call tells
     judge: str | None = None  # the base URL of a second model that scores a sample for groundedness
     judge_model: str = ""
     judge_sample: int = Field(default=50, gt=0)  # conversations

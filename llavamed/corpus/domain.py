@@ -1,13 +1,14 @@
 """What kind of picture a figure is, from its words: LLaVA-Med's five domains, or other.
 
-The paper chose its pairs by words of the caption (Li et al. 2023, section 3). Each domain here is a
-table of words with a weight; the caption votes fully, all the sentences that cite the figure together
+The paper chose its pairs by words of the caption (Li et al. 2023, section 3). Each domain here is a table
+of words with a weight (`domain_words.yaml`); the caption votes fully, all the sentences that cite the figure together
 half, the title of the article a quarter, since an article on MRI also shows its histology. The score is
 the winner's share of all votes, so 1.0 is "nothing spoke for another domain". Words of weight 1
 ("specimen", "stained") only support: a map of where specimens were found is no gross photograph.
 
 Charts and drawings speak of images too ("ROC curve of the CT score"); they are flagged apart by their
-own table, and what the text says of them is no picture.
+own table, and what the text says of them is no picture. Of two domains named as strongly, the one that
+the caption names first wins: "histology slice, for comparison with MRI".
 
 How often this is right stands in `docs/experiments.md` (`benchmarks/domain.py`); a caption that names no
 modality ("Dissected view of the mass") is beyond any table of words.
@@ -18,140 +19,39 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import yaml
 
 from llavamed.records import Mention
-
-_SAW = r"(?:photo\w*|views?|images?|pictures?|findings?|aspects?|appearances?|visuali[sz]ations?)"
-_ORGAN = (
-    r"(?:specimens?|tumou?rs?|mass|lesions?|cyst|organs?|kidney|liver|spleen|heart|lungs?|brain|eyes?|uterus|ovary|bowel|"
-    r"colon|stomach|gallbladder|appendix|thyroid|femur|bone|graft|stones?|bezoar)"
-)
-# Regular expressions that must match whole words, in any case unless marked (?-i:...); (pattern, weight).
-_WORDS: dict[str, tuple[tuple[str, float], ...]] = {
-    "chest_xray": (
-        (r"(?:chest|thoracic|thorax|lung) (?:x[- ]?rays?|radiographs?|radiography|roentgenograms?|films?)", 3),
-        (r"(?:x[- ]?rays?|radiographs?|radiography|films?) (?:of the |of )?(?:chest|thorax|lungs?)|(?-i:CXRs?)", 3),
-        (r"radiographies? (?:thoraciques?|pulmonaires?|d[eu] (?:poumons?|thorax))", 3),
-        (r"tele(?:cardio|radio)gra(?:ms?|phy)", 3),
-        (r"(?:posteroanterior|anteroposterior|(?-i:PA|AP)|portable|frontal|lateral) (?:chest|thorax)", 2),
-        (r"(?:lateral|frontal|dorsoventral|ventrodorsal) thoracic (?:views?|projections?)", 2),
-        (r"cardiothoracic ratio|costophrenic|cardiac silhouette", 1),
-    ),
-    "mri": (
-        # no picture of what stands in the scanner
-        (r"(?-i:f?MRIs?|MRA|MRCP|CMR|MRV|IRM)(?![- ](?:compatible|safe|suite|room|scanners?|machines?|table|bed))", 3),
-        (r"(?:nuclear )?magnetic resonance(?! (?:spectr\w+|scanners?))(?: imag\w*)?", 3),
-        (r"(?-i:MR) (?:imag\w*|scans?|diffusion|angiogra\w*|cholangiopancreatogra\w*|lymphogra\w*|sequences?)", 3),
-        (r"T[12]\*?[- ]?(?:weighted|sagittal|axial|coronal|images?|sequences?|signal)", 2),
-        (r"(?:sagittal|axial|coronal) T[12]", 2),
-        (r"(?-i:T[12]WI?|FLAIR|STIR|DWI|SWI|DTI|SSFP|FSPGR|MPRAGE|TrueFISP|BOLD)|flai?re? images?", 2),
-        (r"proton[- ]density", 2),
-        (r"(?:diffusion|susceptibility|proton)[- ]weighted|ADC maps?|gadolinium\w*|tractography", 2),
-        (r"(?:diffusion )?tensor imaging", 2),
-        (r"spin[- ]echo|gradient[- ]echo|(?:multiple|multi)[- ]echo|inversion[- ]recovery", 2),
-        (r"fluid[- ]sensitive sequences?", 2),
-        # activation maps; a caption seldom says that their background is an MRI
-        (r"MNI|talairach|voxel[- ](?:based|wise|level)|peak voxels?|statistical parametric maps?", 2),
-        (r"(?:hyper|hypo|iso)[- ]?intens\w+", 2),
-        (r"fractional anisotropy|functional connectivity|brain activations?", 1),
-    ),
-    "ct_scan": (
-        # "CT" stands for other things in a list of abbreviations
-        (r"(?-i:CTs?|CECT|NCCT|HRCT|MDCT|MSCT|CBCT|CTA|CTPA)(?!,? ?[:=,(] ?(?:connective|cycle|control|cortex))", 3),
-        (r"(?:micro|angio)[- ]?CT|[μµ]-?CT|CAT scans?|(?-i:TDM)", 3),
-        (r"scanner (?:thoracique|abdomin\w*|c[eé]r[eé]br\w*|show\w*)", 3),
-        (r"comput(?:ed|er|eri[sz]ed) (?:axial )?tomogra\w*|comput(?:ed|eri[sz]ed) angiogra\w*|tomodensitom\w*", 3),
-        (r"hounsfield|(?-i:HU)|lung windows?|bone windows?|(?:hyper|hypo)[- ]?(?:attenuat|dens)\w+", 2),
-        (r"(?:axial|coronal|sagittal|multiplanar) (?:reformat\w*|reformations?|reconstructions?)", 2),
-        (r"(?-i:MPR) (?:axial|coronal|sagittal|recon\w*|images?)", 2),
-    ),
-    "histology": (
-        (rf"microscopic(?:al)? (?:{_SAW}|sections?|examinations?|features?)|histochem\w*", 3),
-        (r"histolog\w*|histopatholog\w*|photomicrographs?|microphotographs?", 3),
-        (r"h ?(?:&|and|\+|/) ?e|ha?ematoxylin(?:(?:-?,? and | ?& ?|[- ])eosin)?|eosin", 3),
-        (r"papanicolaou|giemsa|masson\w*|(?:goldner\w*|masson\w*)? ?trichrome|periodic acid[- ]schiff", 3),
-        (r"van gieson", 3),
-        (r"toluidine blue|cresyl violet|nissl|congo red|alcian blue|safranin[- ]?o|picrosirius|von kossa", 3),
-        (r"silver stain\w*", 3),
-        (r"(?:stained|tissue|histological|paraffin) (?:\w+ )?sections?", 2),
-        (r"sections? (?:\w+ )?(?:was |were )?stained|stain\w* in a \w* ?section", 2),
-        (r"immunohistochem\w*|(?-i:IHC)", 2.5),
-        (r"ki[- ]?67|smears?|cytolog\w*", 2),
-        (r"micrographs?|magnification,? ?[×x]? ?\d{2,3}|\((?:[^()\d]{0,40}[,; ])?[×x] ?\d{2,3}\)", 1.5),
-        (r"stain(?:ed|ing)?|biops(?:y|ies)|microscop\w*|immuno(?:stain\w*|reactiv\w*)|original magnification", 1),
-    ),
-    "gross": (
-        (r"gross (?:pathology|specimens?|appearance|examination|photographs?|findings?|anatomy|morphology)", 3),
-        (r"gross (?:view|image|section)", 3),
-        (rf"macroscopic(?:al)? {_SAW}|macrophotographs?|macroscopy", 3),
-        (r"(?:resected|surgical|resection|excised|operative|postoperative|bisected) specimens?", 3),
-        (r"(?:autopsy|necropsy|cadaver\w*) specimens?", 3),
-        (rf"(?:removed|enucleated|explanted|excised|resected|dissected) (?:\w+ )?{_ORGAN}", 2),
-        (rf"(?:harvested|bi-?valved|opened) (?:\w+ )?{_ORGAN}", 2),
-        (rf"(?:intra|per)[- ]?operative(?:ly)? (?:\w+ )?{_SAW}", 2),
-        (r"(?:operative|surgical) (?:views?|photo\w*|exposures?|findings?)", 2),
-        (r"(?:post[- ]?mortem|autopsy|necropsy|cadaver\w*|dissect\w*) (?:photo\w*|views?|findings?|pictures?)", 2),
-        (r"macroscop\w*|cut (?:surfaces?|sections?)|\A(?:\w+ )?specimens?(?=[.,:]| show)|cadaver\w*", 2),
-        (r"(?:has|have) been removed", 2),
-        (rf"exposure of the (?:(?:left|right) )?(?:\w+ head|elbow|hip|knee|spine|{_ORGAN})", 2),
-        (r"(?:gr[ae]y|white|tan|yellow)\w*[- ,]+(?:[\w-]+,? ){0,4}(?:mass|tumou?r|nodule)", 2),
-        (r"(?:firm|rubbery|fleshy) mass", 2),
-        (rf"photographs? (?:of|show\w*) (?:\w+ ){{0,3}}{_ORGAN}", 1.5),
-        (r"(?:dry|dried|anatomical) (?:bones?|skulls?|specimens?)", 1.5),
-        (r"intra-?operatively|post-?mortem|surgical approach|formalin[- ]fixed", 1.5),
-        (r"specimens?|autopsy|necropsy|excised|resected", 1),
-    ),
-    # Other modalities vote too: an ultrasound image that is compared with CT is not a CT image.
-    "other": (
-        (r"ultraso\w*|sonogra\w*|doppler|echocardiogra\w*|mammogra\w*|scintigra\w*|fluoroscop\w*", 3),
-        (r"hypoechoic|echogenic", 3),
-        (r"(?!\w*(?:micro|macro)scop)\w+scop(?:y|ies|ic|ically)", 3),  # endoscopy and its like
-        (r"fundus (?:photo\w*|images?|camera|auto\w*|exam\w*|fluor\w*)|ocular fundus", 3),
-        (r"optical coherence tomography|(?-i:OCT|PET|SPECT)|slit[- ]lamp|photograph of (?:the|a) patient", 3),
-        (r"electron micro\w*|(?-i:TEM|(?:FE-)?SEM (?:image|micro\w+|of)|(?:micrographs?|images?) (?:by|in) SEM)", 3),
-        (r"western blots?|gels?|immunofluorescen\w*|immunocytochem\w*|confocal|fluorescen\w*", 3),
-        (r"(?-i:e?GFP|DAPI|FISH|Hoechst)", 3),
-        (r"(?:knee|hip|pelvic|abdominal|dental|hand|wrist|spine|panoramic) (?:x[- ]?rays?|radiographs?)", 3),
-        (r"(?:clinical|intra-?oral) (?:photo\w*|views?|findings?|pictures?|appearances?|aspects?)", 3),
-        (r"laser micrographs?|intravital|(?-i:AP|PA) views?|lateral views?|cultur(?:e|ed|es)|agar", 2),
-        (r"angiogra(?:m|ms|phy|phic)|clinical", 1),
-    ),
-}
-
-# A drawing, whatever else the caption says.
-_PLOTS = (
-    r"(?:bar|pie|line|flow|funnel) ?(?:charts?|graphs?|plots?|diagrams?)|histograms?|nomogram|dendrogram",
-    r"box(?:[- ]and[- ]whiskers?)? ?plots?|(?:forest|violin|volcano|dot|density) ?plots?|heat ?maps?",
-    r"scatter ?(?:plots?|grams?|diagrams?)|bland[- ]altman|graphs?|plots?|charts?",
-    r"kaplan[- ]meier|(?:survival|calibration|(?-i:ROC)) curves?|receiver operating characteristics?",
-    r"schematic(?:s|ally)?|diagrams?|flow of (?:participants|patients)|(?-i:PRISMA|CONSORT)|workflow",
-    r"phylogenetic trees?|(?:consensus|inference|parsimony|neighbor-joining)\)? trees?|pedigree|sequence alignments?",
-    r"chromatograms?|error bars?|regression lines?|odds ratios?|chemical structures?",
-    r"maps? (?:of|illustrat\w+|prepared)",
-)
-# A drawing if the caption names no kind of image beside it.
-_MAYBE_PLOTS = (
-    r"curves?|scheme|algorithm|framework|architecture|time ?line|spectr(?:um|a)|model",
-    r"study (?:design|selection|areas?)",
-    r"mean ?(?:±|\+/-)|correlations?|distributions?|[xy][- ]axis|axes|comparisons?|relationship|prevalence|plotted",
-    r"p ?[<=] ?0?[.]\d+|(?:95 ?% )?(?-i:CIs?)|confidence (?:intervals?|bounds?)|median|average|probabilit(?:y|ies)",
-    r"(?-i:SEM|SD|SNPs?)|transcripts?|kinetics?|meta-analys[ie]s|associations?|risk|time to|networks?",
-    r"simulat\w+|trees?",
-    r"relative abundance|clustering|scaling analysis|multidimensional scaling|principal components?",
-    r"profiles? of|percent(?:age)?s?",
-)
 
 
 def _whole_words(pattern: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
 
 
+def _load() -> tuple[dict[str, list[tuple[re.Pattern[str], float]]], re.Pattern[str], re.Pattern[str]]:
+    table: dict[str, Any] = yaml.safe_load(
+        (resources.files("llavamed.corpus") / "domain_words.yaml").read_text("utf-8")
+    )
+    parts = {f"<{name}>": f"(?:{'|'.join(words)})" for name, words in table["parts"].items()}
+
+    def pattern(words: list[str]) -> re.Pattern[str]:
+        text = "|".join(words)
+        for name, part in reversed(parts.items()):  # a later part may hold an earlier one
+            text = text.replace(name, part)
+        return _whole_words(text)
+
+    domains = {
+        name: [(pattern(words), float(weight)) for weight, words in rows.items()]
+        for name, rows in table["domains"].items()
+    }
+    return domains, pattern(table["drawings"]), pattern(table["maybe_drawings"])
+
+
 _HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))  # "X‐ray" as many publishers set it
-_DOMAIN_PATTERNS = {
-    name: tuple((_whole_words(pattern), float(weight)) for pattern, weight in words) for name, words in _WORDS.items()
-}
-_PLOT_PATTERN = _whole_words("|".join(_PLOTS))
-_MAYBE_PLOT_PATTERN = _whole_words("|".join(_MAYBE_PLOTS))
+_DOMAIN_PATTERNS, _PLOT_PATTERN, _MAYBE_PLOT_PATTERN = _load()
 
 _SUPPORTING = 1.0  # the weight of words that name no domain on their own
 _CHART = 3.5
@@ -190,13 +90,20 @@ def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") ->
     if _PLOT_PATTERN.search(re.split(r"(?<=[.:]) ", caption, maxsplit=1)[0]):
         votes["other"] += _CHART  # the first sentence says what a figure is: a chart of MRI volumes is no MRI
     total = sum(votes.values())
-    best = max((name for name in votes if name in named), key=lambda name: votes[name])
+    ranks = {name: (votes[name], name != "other", -_first(name, caption)) for name in votes if name in named}
+    best = max(ranks, key=lambda name: ranks[name])
     best = best if votes[best] > _LEAST_VOTES else "other"
     return Verdict(
         domain=best,
         score=round(votes[best] / total, 4) if total else 0.0,
         is_plot=is_plot,
     )
+
+
+def _first(name: str, caption: str) -> int:
+    """Where the first word of the domain stands that is more than support."""
+    found = (pattern.search(caption) for pattern, weight in _DOMAIN_PATTERNS[name] if weight > _SUPPORTING)
+    return min((match.start() for match in found if match), default=len(caption))
 
 
 def _is_plot(caption: str) -> bool:

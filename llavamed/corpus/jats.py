@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lxml import etree
@@ -63,7 +63,7 @@ class Article:
     """`pmcid` is "PMC" and digits or empty; `licence` an SPDX-like id or "unknown"; `authors` as printed, commas
     between; `citations` counts every `<xref>`
     to a figure, `unresolved` lists those of figures that are not in the file; `mentions_bare` are dropped because they
-    say nothing."""
+    say nothing; `mended` tells that the file is read in spite of slips in its XML."""
 
     pmcid: str
     pmid: str
@@ -75,13 +75,14 @@ class Article:
     unresolved: tuple[Unresolved, ...] = ()
     mentions_bare: int = 0
     authors: str = ""
+    mended: bool = False
 
 
 def parse_article(xml: bytes, where: str = "article") -> Article:
     """The article in `xml`. Raises ArticleError, naming `where`, for what is not XML or not JATS."""
-    root = _article_root(xml, where)
+    root, mended = _article_root(xml, where)
     try:
-        return _article(root)
+        return replace(_article(root), mended=True) if mended else _article(root)
     except ArticleError as error:
         raise ArticleError(f"{where}: {error}", error.reason) from None
 
@@ -136,21 +137,21 @@ def _check_written(figures: Iterable[Figure], about: int) -> None:
         raise ArticleError(message, "text_bomb")
 
 
-def _article_root(xml: bytes, where: str) -> Any:
+def _article_root(xml: bytes, where: str) -> tuple[Any, bool]:
     shorter = _without_references(xml)
     try:
-        root = safe_xml.parse(shorter, where)
+        root, mended = safe_xml.read(shorter, where)
     except ArticleError as error:
         if error.reason != "not_xml" or shorter is xml:
             raise
-        root = safe_xml.parse(xml, where)  # lists in a list, or what looked like one was a comment
+        root, mended = safe_xml.read(xml, where)  # lists in a list, or what looked like one was a comment
     if name(root) == "pmc-articleset" and len(root) == 1:  # what NCBI's efetch wraps one article in
         root = root[0]
     if name(root) != "article":
         raise ArticleError(
             f"{where}: XML, but its root is <{name(root)}>, not <article>; give an article in JATS XML", "not_jats"
         )
-    return root
+    return root, mended
 
 
 def _without_references(xml: bytes) -> bytes:
@@ -210,7 +211,7 @@ def _graphics(figure: Any) -> Iterator[str]:
         ancestor = graphic
         while (ancestor := ancestor.getparent()) is not figure:
             around.setdefault(name(ancestor), ancestor)
-        if "caption" in around:  # a symbol in the text
+        if "caption" in around or "fig" in around:  # a symbol in the text; the picture of a figure in this one
             continue
         if (alternatives := around.get("alternatives")) is None:
             candidates = [graphic]

@@ -64,7 +64,7 @@ def _identify(urls: tuple[str, ...], text: str) -> str:
 
 def href(element: Any) -> str:
     """`xlink:href`, whatever its prefix is bound to."""
-    return next((v.strip() for k, v in element.attrib.items() if k.rpartition("}")[2] == "href"), "")
+    return next((v.strip() for k, v in element.attrib.items() if k.rpartition("}")[2].rpartition(":")[2] == "href"), "")
 
 
 def authors(meta: Any) -> str:

@@ -24,6 +24,8 @@ from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus import duplicates
+from llavamed.corpus.places import SCHEMA as PLACE
+from llavamed.corpus.places import Places
 from llavamed.corpus.shards import FIELDS, FORMATS, SUFFIXES, Shard
 from llavamed.errors import InputError
 from llavamed.records import Pair
@@ -32,17 +34,17 @@ INDEX = "index.parquet"
 WITHOUT_IMAGE = "without_image.jsonl"  # the pairs whose image was missing
 PAIRS_PER_SHARD = 1000
 TEXT_PER_SHARD = 32_000_000  # characters; a thousand pairs have three million. Their rows are held until it ends
+_ROWS_READ = 100  # at once: as Python's objects, a row takes many times what it takes in the file
 HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
 _KEY_LENGTH = 80  # a tar header holds names of 100 bytes
 
 # First bytes of the formats that are kept as they are.
 _KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "gif"), (b"GIF89a", "gif"))
 
-_PLACE = [("key", pa.string()), ("shard", pa.string()), ("offset", pa.int64()), ("size", pa.int64())]
 GROUPS = ("image_group", "caption_group")  # "" for a pair that is alone
-_SCHEMA = pa.schema([*_PLACE, *FIELDS, *((name, pa.string()) for name in GROUPS)])
+_SCHEMA = pa.schema([*PLACE, *FIELDS, *((name, pa.string()) for name in GROUPS)])
 MINHASH = "minhash"
-_UNIT_SCHEMA = pa.schema([*_PLACE, *FIELDS, (MINHASH, pa.list_(pa.uint32()))])
+_UNIT_SCHEMA = pa.schema([*PLACE, *FIELDS, (MINHASH, pa.list_(pa.uint32()))])
 
 
 def make_key(article: str, figure: str, taken: set[str]) -> str:
@@ -195,12 +197,10 @@ class Corpus:
         self.fingerprint: str = self.body["fingerprint"]
         try:
             self._index = pq.ParquetFile(folder / INDEX)
-            places = self._index.read(columns=["key", "shard", "offset", "size"]).to_pydict()
+            self._places = Places(self._batches(PLACE.names))
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{folder / INDEX}: cannot be read ({error}); build the corpus again") from None
-        rows = zip(places["shard"], places["offset"], places["size"], strict=True)
         self._lengths: dict[str, int] = {}  # of the shards that were asked about
-        self._places: dict[str, tuple[str, int, int]] = dict(zip(places["key"], rows, strict=True))
 
     def __len__(self) -> int:
         return len(self._places)
@@ -213,9 +213,12 @@ class Corpus:
 
     def pairs(self) -> Iterator[Pair]:
         """All pairs in the order of the index, read in batches."""
-        for batch in self._index.iter_batches(batch_size=PAIRS_PER_SHARD):
+        for batch in self._batches():
             for row in batch.to_pylist():
                 yield Pair.from_json(row)
+
+    def _batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+        return self._index.iter_batches(_ROWS_READ, columns=columns, use_threads=False)
 
     def has_image(self, key: str) -> bool:
         """Whether there are bytes where the pair's image should be; they are not looked at."""

@@ -28,6 +28,7 @@ COUNTS = (
     "figure_images",
     "mentions",
     "mentions_bare",  # table cells that say "Fig. 5" and no more
+    "articles_mended",  # read in spite of a prefix or a named character that the file does not declare
     "licence_conflicts",  # articles whose metadata and XML name different licences; the narrower holds
     "citations",  # links to a figure, captions' own included
     "citations_unresolved",  # of them those that name a figure which is not in the file; the manifest lists them

@@ -176,6 +176,7 @@ def _read(source: sources.Source, tally: Tally) -> tuple[jats.Article, dict[str,
         figure_images=sum(max(1, len(figure.graphics)) for figure in article.figures),
         mentions=sum(len(figure.mentions) for figure in article.figures),
         mentions_bare=article.mentions_bare,
+        articles_mended=article.mended,
         citations=article.citations,
         citations_unresolved=len(article.unresolved),
     )

@@ -7,6 +7,8 @@ says what became of the rest. What is in the journal already is not asked.
   that grows. An error that another try cannot mend ends that record and no other.
 * An answer in another form than the one asked for is paid for, so it is kept too; then the same is asked again with
   another seed and some temperature, twice at most. Whoever reads the journal later finds the one that is right.
+* An answer that was cut because it reached `max_tokens` would be cut again: it is not asked a second time until a
+  prompt allows more. `max_tokens` is no part of what a question is known by, so answers that are whole stay paid for.
 * One call goes out alone until a right answer has come, and a second, third and fourth only where it takes long: a
   wrong key, a wrong address or a model that cannot do it costs one call and not a hundred.
 * Ctrl-C (and SIGTERM, which a cluster sends first) begins no call any more and waits for those under way, for they
@@ -26,18 +28,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from llavamed.errors import InputError
-from llavamed.instruct.endpoint import Busy, Declined, Endpoint, Faltered, Reply, estimate
+from llavamed.instruct.call import VARIANTS, Call, closed, known_answer
+from llavamed.instruct.endpoint import LENGTH, Busy, Declined, Endpoint, Faltered, Reply
 from llavamed.instruct.journal import Journal
 from llavamed.instruct.pace import Pace
 from llavamed.instruct.prices import Bill
-from llavamed.manifest import fingerprint
 from llavamed.progress import Progress
 
-VARIANTS = 3  # times that one question is put in all, as long as the answer is not in the form asked for
 TRIES = 6  # of a call that breaks
 BACKOFF_SECONDS, LONGEST_BACKOFF_SECONDS = 0.5, 60.0
 LONGEST_WAIT_SECONDS = 900.0  # an endpoint that says to come back later than this is left for today
@@ -48,53 +48,9 @@ DECLINED_IN_A_ROW = 50  # records without an answer between them: it is not the 
 UNPROVEN_IN_A_ROW = 8  # calls that broke, before the first answer of all
 _ANOTHER_CANARY_SECONDS, _CANARIES = 2.0, 4
 _TICK_SECONDS, _LATE_SECONDS = 0.1, 0.5
-_VARIANT_TEMPERATURE = 0.7
 
 NOT_IN_FORM, DECLINED, FAILED, OVER_COST = "not_in_form", "declined", "failed", "over_max_cost"
-
-
-@dataclass(frozen=True)
-class Call:
-    """A question to a model: the body of a chat completion, about the pair `key`. Images stand in the body by their
-    hash; `fill` puts them in when it is sent."""
-
-    key: str
-    where: str  # the endpoint's public URL
-    body: dict[str, Any]
-    fill: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-
-    @cached_property
-    def id(self) -> str:
-        """Everything that decides the answer, as a hash."""
-        return fingerprint({"url": self.where, **self.body})
-
-    def variant(self, number: int) -> Call:
-        """The same question put so that another answer may come; number 0 is this one."""
-        if number == 0:
-            return self
-        body = {**self.body, "seed": self.body.get("seed", 0) + number, "temperature": _VARIANT_TEMPERATURE}
-        return Call(self.key, self.where, body, self.fill)
-
-    @cached_property
-    def tokens(self) -> int:
-        """About how many tokens the question has."""
-        return estimate(str(self.body["messages"]))
-
-    @property
-    def sent(self) -> dict[str, Any]:
-        """The body with its images. Raises InputError if one cannot be read."""
-        return self.fill(self.body) if self.fill else self.body
-
-
-def known_answer(call: Call, journal: Journal, right: Callable[[str], bool]) -> tuple[str | None, int]:
-    """The journal's answer in the right form, or None and the number of the variant to ask next."""
-    for number in range(VARIANTS):
-        text = journal.answer(call.variant(number).id)
-        if text is None:
-            return None, number
-        if right(text):
-            return text, number
-    return None, VARIANTS
+CUT = "cut_at_max_tokens"
 
 
 @dataclass
@@ -182,19 +138,19 @@ class _Work:
     async def _feed(self) -> None:
         self.last_answer = time.monotonic()
         for count, call in enumerate(self.calls):
-            known, number = known_answer(call, self.journal, self.right)
-            if known is not None:
+            text, number, cut = known_answer(call, self.journal, self.right)
+            if text is not None:
                 self.seen_right = True
                 self._done()
                 if count % 100 == 0:
                     await asyncio.sleep(0)
                 continue
-            if number == VARIANTS:
-                self._fail(call, NOT_IN_FORM, "in the journal in three forms, none of them right")
+            if number is None:
+                self._fail(call, *(_too_long(call) if cut else (NOT_IN_FORM, "in the journal, and never right")))
                 continue
             if not await self._room(call) or self.stop.is_set():
                 return
-            self.bill.reserve(call.id, call.tokens, call.body.get("max_tokens", 0))
+            self.bill.reserve(call.id, call.tokens, call.max_tokens)
             task = asyncio.create_task(self._record(call, number))
             self.tasks.add(task)
             task.add_done_callback(self._ended)
@@ -206,7 +162,7 @@ class _Work:
             now = time.monotonic()
             canaries = min(_CANARIES, 1 + (now - began) // _ANOTHER_CANARY_SECONDS)
             limit = self.pace.limit if self.outcome.answered else canaries
-            fits = self.bill.fits(call.tokens, call.body.get("max_tokens", 0))
+            fits = self.bill.fits(call.tokens, call.max_tokens)
             held_back = self._held_back(call.tokens, now)
             if held_back > LONGEST_WAIT_SECONDS and not self.tasks:  # nothing is under way that could bring better news
                 why = f"allows nothing more for {held_back / 3600:.1f} hours; what was answered is kept"
@@ -247,14 +203,20 @@ class _Work:
                     return
                 if reply.counted:
                     self.bill.learn(call.tokens, reply.tokens[0])
-                about = {"model": str(call.body.get("model", "")), "finish": reply.finish} | (
-                    {} if reply.counted else {"estimated": True}
-                )
+                about: dict[str, Any] = {"model": str(call.body.get("model", "")), "finish": reply.finish}
+                if reply.finish == LENGTH:
+                    about["max_tokens"] = call.max_tokens
+                if not reply.counted:
+                    about["estimated"] = True
                 self.journal.keep(variant.id, call.key, reply.text, reply.tokens, **about)
-                if self.right(reply.text):
+                if self.right(closed(reply.text, reply.finish)):
                     self.outcome.answered += 1
                     self.seen_right = True
                     self._done()
+                    return
+                if reply.finish == LENGTH:  # the same again would be cut again
+                    self.outcome.broken["cut at max_tokens"] += 1
+                    self._fail(call, *_too_long(call))
                     return
                 number, said = number + 1, reply.text
                 self.outcome.broken["not in the form asked for"] += 1
@@ -333,10 +295,11 @@ class _Work:
         self.outcome.failed[call.key] = (kind, why)
         self._done()
         if not self.seen_right and len(self.outcome.failed) >= FAILURES_BEFORE_GIVING_UP:
+            doubt = "; is it an OpenAI-compatible endpoint, is it up, and can its model do this?"
             self._halt(
                 InputError(
-                    f"{self.endpoint.where}: failed on each of the first {FAILURES_BEFORE_GIVING_UP} pairs ({why}); "
-                    "is it an OpenAI-compatible endpoint, is it up, and can its model do this?"
+                    f"{self.endpoint.where}: failed on each of the first {FAILURES_BEFORE_GIVING_UP} pairs ({why})"
+                    f"{'' if kind == CUT else doubt}"
                 )
             )
 
@@ -388,6 +351,10 @@ class _Work:
             return
         print(f"\nwaiting for {len(self.tasks)} calls under way; again to drop them", file=sys.stderr)
         self._halt(KeyboardInterrupt())
+
+
+def _too_long(call: Call) -> tuple[str, str]:
+    return CUT, f"the answer, thoughts included, is longer than {call.max_tokens:,} tokens; give the prompt more"
 
 
 def _backoff(tries: int) -> float:

@@ -12,7 +12,8 @@ Answers are streamed. Not for their words, which are read when all have come, bu
 alive: a call that hangs is known by its silence in seconds, where a whole answer may honestly take minutes; and a
 stream that ends without saying so was cut.
 
-Endpoints differ in what they understand. Until the first answer has come, an error 400 or 422 is read for the name of a
+Endpoints differ in what they understand. What a model is known not to take is left out from the start (`without`).
+Until the first answer has come, an error 400 or 422 is read for the name of a
 parameter, and that one is given up (`CONCESSIONS`): a JSON schema for "some JSON object", then for none; the seed; the
 count of tokens; streaming. After it the same error concerns its own record.
 """
@@ -24,7 +25,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,6 +48,7 @@ CONCESSIONS = (
     ("temperature", "temperature"),
     ("stream", "stream|streaming"),
 )
+LENGTH = "length"  # how an answer ends that reached max_tokens
 _TOO_LONG = re.compile(r"context.{0,20}(length|window|size)|maximum context|too (long|large|many tokens)", re.I)
 _NO_CREDIT = ("insufficient_quota", "billing_hard_limit_reached")
 _CHARACTERS_PER_TOKEN = 4.0  # of English; where the endpoint does not count
@@ -57,9 +59,11 @@ OPENAI_KEY = "OPENAI_API_KEY"  # for OpenAI alone: a key is not shown to another
 _OPENAI_HOST = "api.openai.com"
 
 
-def connect(url: str, model: str, what: str, key_name: str, timeout_seconds: float) -> Endpoint:
-    """The endpoint at `url`, which `what` (a key of the recipe) names. Raises InputError for what is no URL, or without
-    a model's name; the endpoint itself is not asked yet."""
+def connect(
+    url: str, model: str, what: str, key_name: str, timeout_seconds: float, without: Sequence[str] = ()
+) -> Endpoint:
+    """The endpoint at `url`, which `what` (a key of the recipe) names; `without` are the `CONCESSIONS` to begin with.
+    Raises InputError for what is no URL, or without a model's name; the endpoint itself is not asked yet."""
     try:
         parts = urlsplit(url)
         readable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -74,7 +78,7 @@ def connect(url: str, model: str, what: str, key_name: str, timeout_seconds: flo
         raise InputError(f"{what} {public_name(url)}: name its model with {option} ({what}_model in a recipe)")
     is_openai = (parts.scheme, parts.hostname) == ("https", _OPENAI_HOST)
     names = (key_name, OPENAI_KEY) if is_openai else (key_name,)
-    return Endpoint(url, model, _key(names), " or ".join(names), timeout_seconds)
+    return Endpoint(url, model, _key(names), " or ".join(names), timeout_seconds, without)
 
 
 def _key(names: tuple[str, ...]) -> str:
@@ -119,12 +123,15 @@ class Reply:
 class Endpoint:
     """Calls `model` at `url`. The key goes into the request and nowhere else; `where` is the URL as it may be shown."""
 
-    def __init__(self, url: str, model: str, key: str, key_name: str, timeout_seconds: float) -> None:
+    def __init__(
+        self, url: str, model: str, key: str, key_name: str, timeout_seconds: float, without: Sequence[str] = ()
+    ) -> None:
         self.where, self.model = public_name(url), model
         self._key, self._key_name = key, key_name
         self.requests, self.tokens = Allowance(), Allowance()
         self.patience = Patience(timeout_seconds, least=min(5.0, timeout_seconds))
-        self.given_up: list[str] = []
+        self._without = tuple(without)
+        self.given_up: list[str] = list(without)
         self.proven = False
         self._streams = True  # until an answer has come in one piece
         self._flights: set[_Flight] = set()
@@ -143,7 +150,7 @@ class Endpoint:
         while True:
             asked = list(self.given_up)
             try:
-                reply = await self._ask(_without(body, self.given_up))
+                reply = await self._ask(_streamed(reworded(body, self.given_up), self.given_up))
             except _NotUnderstood as error:
                 if asked != self.given_up:  # a neighbour has learned it in the meantime
                     continue
@@ -167,12 +174,9 @@ class Endpoint:
 
     def _give_up(self, why: str) -> bool:
         left = [name for name, _ in CONCESSIONS if name not in self.given_up]
-        meant = [name for name, words in CONCESSIONS if name in left and re.search(rf"\b({words})\b", why, re.I)]
-        if "schema" in meant and "object" in meant:
-            meant.remove("object")  # the weaker form may be understood
-        self.given_up += meant or left[:1]
+        self.given_up += meant(why, left) or left[:1]
         if not left:
-            self.given_up.clear()  # it was the record's own fault
+            self.given_up[:] = self._without  # it was the record's own fault
         return bool(left)
 
     async def _ask(self, body: dict[str, Any]) -> Reply:
@@ -312,8 +316,8 @@ class _Answer:
             self.error = str(error.get("message", error) if isinstance(error, dict) else error)
         for choice in body.get("choices") or ():
             message = choice.get("delta") or choice.get("message") or {}
-            self._pieces.append(_text(message.get("content")))
-            self.refusal += _text(message.get("refusal"))
+            self._pieces.append(text_of(message.get("content")))
+            self.refusal += text_of(message.get("refusal"))
             self.finish = choice.get("finish_reason") or self.finish
         usage = body.get("usage")
         if usage and usage.get("prompt_tokens") is not None:
@@ -321,10 +325,10 @@ class _Answer:
             self.counted = True
 
 
-def _text(content: Any) -> str:
+def text_of(content: Any) -> str:
     """A message's content: a text, or a list of parts of which some are texts. Raises TypeError for anything else."""
     if isinstance(content, list):
-        return "".join(_text(part["text"]) for part in content if "text" in part)
+        return "".join(text_of(part["text"]) for part in content if "text" in part)
     if content is not None and not isinstance(content, str):
         raise TypeError("neither a text nor a list of parts")
     return content or ""
@@ -361,20 +365,34 @@ def _object(text: str, kind: str) -> dict[str, Any]:
     return body
 
 
-def _without(body: Mapping[str, Any], given_up: list[str]) -> dict[str, Any]:
+def meant(why: str, names: Sequence[str]) -> list[str]:
+    """Which of these concessions an error asks for: those whose parameter it names."""
+    found = [name for name, words in CONCESSIONS if name in names and re.search(rf"\b({words})\b", why, re.I)]
+    if _TOO_LONG.search(why):
+        return []
+    if "schema" in found and "object" in found:
+        found.remove("object")  # the weaker form may be understood
+    return found
+
+
+def reworded(body: Mapping[str, Any], given_up: Sequence[str]) -> dict[str, Any]:
     """The body in words that the endpoint understands."""
-    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    body = dict(body)
     if "schema" in given_up and "response_format" in body:
         body["response_format"] = {"type": "json_object"}
-    if "max_tokens" in given_up:  # the newer name, which OpenAI's reasoning models insist on
+    if "max_tokens" in given_up and "max_tokens" in body:  # the newer name, which OpenAI's reasoning models insist on
         body["max_completion_tokens"] = body.pop("max_tokens")
-    leave = {"object": "response_format", "usage": "stream_options", "seed": "seed", "temperature": "temperature"}
+    leave = {"object": "response_format", "seed": "seed", "temperature": "temperature"}
     for name in given_up:
         body.pop(leave.get(name, ""), None)
-    if "stream" in given_up:
-        body.pop("stream_options", None)
-        body["stream"] = False
     return body
+
+
+def _streamed(body: dict[str, Any], given_up: Sequence[str]) -> dict[str, Any]:
+    if "stream" in given_up:
+        return {**body, "stream": False}
+    counted = {} if "usage" in given_up else {"stream_options": {"include_usage": True}}
+    return {**body, "stream": True, **counted}
 
 
 def estimate(text: str) -> int:

@@ -48,7 +48,7 @@ from llavamed.records import Conversation, Message, Pair, write_jsonl
 STAGE = "instruct"
 _ALIGN, _INSTRUCT, _REPORT = "align.jsonl", "instruct.jsonl", "report.html"
 _TABLES = ("lexicon.yaml", "questions.yaml", "clean.yaml")
-_NOT_WHAT_IS_MADE = {"max_concurrency", "timeout_seconds", "price"}  # settings that change how, and not what
+_NOT_WHAT_IS_MADE = {"max_concurrency", "timeout_seconds", "price", "without"}  # settings that change how, and not what
 
 
 class Teacher(Protocol):

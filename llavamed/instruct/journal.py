@@ -10,8 +10,10 @@ leave it, is kept.
     {"request": hash, "pair": key, "lost": why, "tokens": [in, out]}        paid for, perhaps, and nothing came of it
 
 The hash covers all that decides the answer (endpoint, model, prompt, the pair's texts and image, sampling), so
-a changed prompt or setting is asked anew and an old answer is never taken for it. Answers stay in the file: in
-memory is where each begins, some hundred bytes a record. One process writes a journal at a time.
+a changed prompt or setting is asked anew and an old answer is never taken for it. Only `max_tokens` is not in it: a
+whole answer is the same under any, and the line of one that was cut (`"finish": "length"`) says under which; what is
+then asked with more gets a line of its own, and of two lines for one request the later one holds. Answers
+stay in the file: in memory is where each begins, some hundred bytes a record. One process writes a journal at a time.
 """
 
 from __future__ import annotations

@@ -22,10 +22,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from llavamed.errors import InputError
 from llavamed.instruct import answer, tables
-from llavamed.instruct.ask import Call, ask, known_answer
+from llavamed.instruct.ask import ask
+from llavamed.instruct.call import Call, known_answer
 from llavamed.instruct.endpoint import JUDGE_KEY, Endpoint, connect
 from llavamed.instruct.journal import Journal
-from llavamed.instruct.prices import Bill, price_of
+from llavamed.instruct.prices import Bill, not_taken, price_of
 from llavamed.recipe import InstructSection
 from llavamed.records import Conversation, Pair
 
@@ -117,7 +118,12 @@ class Judge:
     def __init__(self, section: InstructSection) -> None:
         assert section.judge is not None
         self.endpoint: Endpoint = connect(
-            section.judge, section.judge_model, "instruct.judge", JUDGE_KEY, section.timeout_seconds
+            section.judge,
+            section.judge_model,
+            "instruct.judge",
+            JUDGE_KEY,
+            section.timeout_seconds,
+            not_taken(section.judge_model),
         )
         self._at_most = section.max_concurrency
 
@@ -167,7 +173,7 @@ class Judge:
                 stopped = {"stopped": str(error)}
             judged = Judged(self.endpoint.model, [], 0, bill.summary() | stopped)
             for _, pair, conversation in sample.drawn:
-                text, _ = known_answer(calls[pair.key], journal, lambda text: read(text) is not None)
+                text, _, _ = known_answer(calls[pair.key], journal, lambda text: read(text) is not None)
                 verdicts = self._of(conversation, text)
                 if verdicts:
                     judged.items.append((pair, conversation, verdicts))

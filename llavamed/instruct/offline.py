@@ -7,6 +7,7 @@ exported or paid again.
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from llavamed import manifest
 from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.instruct import batch
-from llavamed.instruct.ask import VARIANTS, Call, known_answer
-from llavamed.instruct.endpoint import estimate
+from llavamed.instruct.call import Call, known_answer
+from llavamed.instruct.endpoint import CONCESSIONS, estimate
 from llavamed.instruct.generate import STAGE, choose, chosen, connect_teacher, generator, open_journal
 from llavamed.instruct.journal import NAME as JOURNAL
 from llavamed.instruct.journal import Journal
@@ -70,8 +71,7 @@ def plan(corpus: Path, out: Path, section: InstructSection, seed: int) -> Plan:
     with Journal(out / JOURNAL, writable=False) as journal:
         answered = count = tokens_in = 0
         for call in _calls(store, teacher, keys, section, seed):
-            known, number = known_answer(call, journal, teacher.right)
-            if known is not None or number == VARIANTS:
+            if known_answer(call, journal, teacher.right).ask is None:
                 answered += 1
                 continue
             count += 1
@@ -100,24 +100,29 @@ def export_batch(corpus: Path, out: Path, section: InstructSection, seed: int, f
     _needs_endpoint(teacher)
     assert teacher is not None
     with Journal(out / JOURNAL, writable=False) as journal:
-        return batch.write_requests(folder, _calls(store, teacher, keys, section, seed), journal, teacher.right)
+        return batch.write_requests(
+            folder, _calls(store, teacher, keys, section, seed), journal, teacher.right, teacher.endpoint.given_up
+        )
 
 
 def import_batch(
     corpus: Path, out: Path, section: InstructSection, seed: int, results: Sequence[Path]
 ) -> tuple[Counter[str], int]:
-    """Put result files into the journal of `out`. Returns what was in them, and how many calls are still missing."""
+    """Put result files into the journal of `out`. Returns what was in them, and how many calls are still missing. What
+    the endpoint refused for a parameter is told with the setting that leaves it out."""
     store, teacher, keys = _prepare(corpus, section, seed)
     _needs_endpoint(teacher)
     assert teacher is not None
     with open_journal(out) as journal:
         manifest.begin(out, STAGE)
-        counts = batch.read_results(results, journal, teacher.name)
-        missing = 0
-        for call in _calls(store, teacher, keys, section, seed):
-            known, number = known_answer(call, journal, teacher.right)
-            missing += known is None and number < VARIANTS
-        return counts, missing
+        counts, refused = batch.read_results(results, journal, teacher.name)
+        asked = _calls(store, teacher, keys, section, seed)
+        missing = sum(known_answer(call, journal, teacher.right).ask is not None for call in asked)
+    named = [name for name, _ in CONCESSIONS if name in {*refused, *teacher.endpoint.given_up}]
+    if refused.keys() - set(teacher.endpoint.given_up):
+        why = f"{max(refused.values()):,} requests were refused for a parameter that the model does not take"
+        print(f'{out}: {why}; export again with --set "instruct.without=[{",".join(named)}]"', file=sys.stderr)
+    return counts, missing
 
 
 def _prepare(corpus: Path, section: InstructSection, seed: int) -> tuple[Corpus, OpenAITeacher | None, set[str]]:

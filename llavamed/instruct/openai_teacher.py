@@ -16,9 +16,11 @@ from functools import partial
 from llavamed.engine.request import public_name
 from llavamed.errors import InputError
 from llavamed.instruct import answer, prompts, sight
-from llavamed.instruct.ask import FAILED, OVER_COST, Call, Outcome, known_answer
+from llavamed.instruct.ask import FAILED, OVER_COST, Outcome
+from llavamed.instruct.call import Call, known_answer
 from llavamed.instruct.endpoint import TEACHER_KEY, Endpoint, connect
 from llavamed.instruct.journal import Journal
+from llavamed.instruct.prices import not_taken
 from llavamed.recipe import InstructSection
 from llavamed.records import Message, Pair, assistant, user
 
@@ -41,7 +43,8 @@ class OpenAITeacher:
 
     def __init__(self, section: InstructSection, image: Callable[[str], bytes]) -> None:
         url, model = resolve(section)
-        self.endpoint: Endpoint = connect(url, model, "instruct.teacher", TEACHER_KEY, section.timeout_seconds)
+        without = section.without or not_taken(model)
+        self.endpoint: Endpoint = connect(url, model, "instruct.teacher", TEACHER_KEY, section.timeout_seconds, without)
         self.prompt = prompts.load(section.prompt or ("60k-im" if section.mentions else "60k"))
         if section.prompt and section.mentions and not self.prompt.mentions:
             raise InputError(f"prompt {section.prompt}: has no words for mentions; add --without-mentions")
@@ -56,7 +59,7 @@ class OpenAITeacher:
         messages = self.prompt.messages(pair, mentions, turns, self._sighted)
         fill = None
         if self._sighted:
-            known = pair.sha256 or sight.sha256(self._image(pair.key))
+            known = pair.sha256 or self._sha256(pair.key)
             text = {"type": "text", "text": messages[-1]["content"]}
             messages[-1] = {"role": "user", "content": [sight.placeholder(known), text]}
             fill = partial(self._fill, pair.key)
@@ -78,7 +81,7 @@ class OpenAITeacher:
         """At most `turns` questions with their answers, the first with the image; () if the teacher found nothing
         to ask. Raises TeacherFailed if the journal holds no answer."""
         assert self.journal is not None
-        text, _ = known_answer(self.call(pair, mentions, turns, rng), self.journal, self.right)
+        text, _, _ = known_answer(self.call(pair, mentions, turns, rng), self.journal, self.right)
         if text is None:
             not_asked = (OVER_COST if self.outcome.over_cost else FAILED, "")
             raise TeacherFailed(*self.outcome.failed.get(pair.key, not_asked))
@@ -88,6 +91,13 @@ class OpenAITeacher:
         for number, turn in enumerate(told.turns[: self.prompt.turns or turns]):
             messages += [user(turn.question.strip(), images=int(number == 0)), assistant(turn.answer.strip())]
         return tuple(messages)
+
+    def _sha256(self, key: str) -> str:
+        """Of the image's bytes. Where there are none the record alone is lost, and when it is sent: `_fill` raises."""
+        try:
+            return sight.sha256(self._image(key))
+        except InputError:
+            return ""
 
     def _fill(self, key: str, body: dict[str, object]) -> dict[str, object]:
         return sight.filled(body, self._image(key), key)

@@ -133,6 +133,13 @@ def write_page(made: Manifest, tally: Tally, store: Corpus, section: InstructSec
             _cost(asked),
             "Calls and records are of this run; tokens and cost of everything in the journal, earlier runs included.",
         )
+    if asked.get("unanswered"):
+        page.table(
+            "Pairs without an answer",
+            ("why, in the endpoint's words", "count"),
+            [(reason, f"{number:,}") for reason, number in asked["unanswered"].items()],
+            "The commonest reasons; how many there are of each kind stands under what was dropped.",
+        )
     page.figures(
         "Lengths",
         [

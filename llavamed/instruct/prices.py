@@ -40,13 +40,24 @@ def price_of(model: str, override: tuple[float, float] | None = None) -> Price |
     table = tables.load(_TABLE)
     if override is not None:
         return Price(*override, currency=table["currency"], batch=table["batch"], model=model)
+    cost = _entry(model)
+    if cost is None:
+        return None
+    return Price(cost["input"], cost["output"], table["currency"], table["batch"], str(table["read"]), model)
+
+
+def not_taken(model: str) -> tuple[str, ...]:
+    """What the model is known not to take, as `endpoint.CONCESSIONS` names it."""
+    return tuple((_entry(model) or {}).get("without", ()))
+
+
+def _entry(model: str) -> dict[str, Any] | None:
+    """The table's line for a model, or None."""
+    models: dict[str, dict[str, Any]] = tables.load(_TABLE)["models"]
     name = model.rpartition("/")[2].lower()  # routers write "vendor/model"
     # a dated version costs what its model does; "gpt-5-pro" is no version of gpt-5
-    fitting = [entry for entry in table["models"] if re.fullmatch(rf"{re.escape(entry)}(-\d[\d-]*)?", name)]
-    if not fitting:
-        return None
-    cost = table["models"][max(fitting, key=len)]
-    return Price(cost["input"], cost["output"], table["currency"], table["batch"], str(table["read"]), model)
+    fitting = [entry for entry in models if re.fullmatch(rf"{re.escape(entry)}(-\d[\d-]*)?", name)]
+    return models[max(fitting, key=len)] if fitting else None
 
 
 @dataclass

@@ -34,6 +34,8 @@ NAME = "packed_varlen"
 # torch 2.11 has no such argument and takes grouped heads as they come; 2.13 has it and then requires it
 _VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
+QUERIES = 128  # of a block, on a CPU: at 400 tokens a seventh less time than one causal call, at 540 a quarter
+
 
 def packed_attention(
     module: torch.nn.Module,
@@ -92,35 +94,45 @@ def _by_document(
     window: int | None,
     at: torch.Tensor | None,
 ) -> torch.Tensor:
-    """(1, heads, queries, head_dim), document by document."""
-    lengths = counts = cu_seq_lens.diff().tolist()
-    masks: list[torch.Tensor | None] = [None] * len(lengths)
-    if at is not None or window is not None:
-        at = torch.arange(key.shape[2]) if at is None else at
-        counts = torch.searchsorted(at, cu_seq_lens).diff().tolist()
-        parts = zip(at.split(counts), cu_seq_lens.tolist(), lengths, strict=False)
-        masks = [_sees(own - start, length, window) for own, start, length in parts]
-    documents = [
-        F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=dropout,
-            is_causal=mask is None,
-            scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        for q, k, v, mask in zip(
-            query.split(counts, 2), key.split(lengths, 2), value.split(lengths, 2), masks, strict=True
-        )
-    ]
-    return torch.cat(documents, dim=2)
+    """(1, heads, queries, head_dim), document by document, and a long one block by block.
+
+    The kernel works out every key of a causal call and then hides those ahead. So a block of queries is given the
+    keys up to its last, and no more.
+    """
+    lengths = cu_seq_lens.diff().tolist()
+    at = torch.arange(key.shape[2]) if at is None else at
+    counts = torch.searchsorted(at, cu_seq_lens).diff().tolist()
+    blocks = []
+    for start, own, q, k, v in zip(
+        cu_seq_lens.tolist(),
+        at.split(counts),
+        query.split(counts, 2),
+        key.split(lengths, 2),
+        value.split(lengths, 2),
+        strict=False,  # one boundary more than documents
+    ):
+        many = max(1, len(own) // QUERIES)
+        for seen_by, part in zip((own - start).chunk(many), q.chunk(many, 2), strict=True):
+            end = int(seen_by[-1]) + 1 if len(seen_by) else 0
+            plain = len(seen_by) == end and (window is None or window >= end)  # all tokens from the first
+            blocks.append(
+                F.scaled_dot_product_attention(
+                    part,
+                    k[:, :, :end],
+                    v[:, :, :end],
+                    attn_mask=None if plain else _sees(seen_by, end, window),
+                    dropout_p=dropout,
+                    is_causal=plain,
+                    scale=scaling,
+                    enable_gqa=q.shape[1] != k.shape[1],
+                )
+            )
+    return torch.cat(blocks, dim=2)
 
 
-def _sees(at: torch.Tensor, length: int, window: int | None) -> torch.Tensor:
-    """(len(at), length) bool: a token sees itself and those before it, or only the last `window` of them."""
-    back = at[:, None] - torch.arange(length)
+def _sees(at: torch.Tensor, end: int, window: int | None) -> torch.Tensor:
+    """(len(at), end) bool: a token sees itself and those before it, or only the last `window` of them."""
+    back = at[:, None] - torch.arange(end)
     return back >= 0 if window is None else (back >= 0) & (back < window)
 
 

@@ -20,7 +20,8 @@ import pytest
 from llavamed.errors import InputError
 from llavamed.instruct import answer
 from llavamed.instruct import ask as ask_module
-from llavamed.instruct.ask import DECLINED, FAILED, NOT_IN_FORM, Call, Outcome, ask
+from llavamed.instruct.ask import CUT, DECLINED, FAILED, NOT_IN_FORM, Outcome, ask
+from llavamed.instruct.call import Call
 from llavamed.instruct.endpoint import Reply, connect
 from llavamed.instruct.journal import Journal
 from llavamed.instruct.prices import Bill, Price
@@ -47,13 +48,18 @@ def _right(text: str) -> bool:
 
 
 def _ask(
-    server: Server | str, path: Path, count: int, max_cost: float | None = None, timeout_seconds: float = 30.0
+    server: Server | str,
+    path: Path,
+    count: int,
+    max_cost: float | None = None,
+    timeout_seconds: float = 30.0,
+    max_tokens: int = 100,
 ) -> Outcome:
     url = server if isinstance(server, str) else server.url
     with Journal(path) as journal:
         bill = Bill(journal, Price(10.0, 100.0) if max_cost else None, max_cost)
         made = connect(url, "m", "teacher", "LLAVAMED_TEACHER_KEY", timeout_seconds)
-        return ask(_calls(count, made.where), made, journal, _right, bill=bill, at_most=32, total=count)
+        return ask(_calls(count, made.where, max_tokens), made, journal, _right, bill=bill, at_most=32, total=count)
 
 
 def _answered(path: Path) -> list[str]:
@@ -157,6 +163,53 @@ def test_a_record_that_was_never_right_is_not_paid_for_again(endpoint: Server, t
     for calls in (7, 0):
         found = _ask(endpoint, tmp_path / "j", 5)
         assert (found.calls, found.failed["k3"][0]) == (calls, NOT_IN_FORM)
+
+
+def test_an_answer_that_was_cut_is_paid_for_once_until_more_is_allowed(endpoint: Server, tmp_path: Path) -> None:
+    def reply(body: dict[str, Any]) -> Said:
+        return Said('{"turns": [{"question": "Wh', finish="length") if _number(body) == 3 else Said()
+
+    endpoint.reply = reply
+    for calls in (5, 0):
+        found = _ask(endpoint, tmp_path / "j", 5)
+        assert (found.calls, found.failed["k3"][0]) == (calls, CUT)
+        assert "longer than 100 tokens" in next(iter(found.reasons()))
+    (row,) = [row for row in read_jsonl(tmp_path / "j") if row["finish"] == "length"]
+    assert (row["pair"], row["max_tokens"]) == ("k3", 100)
+    more = _ask(endpoint, tmp_path / "j", 5, max_tokens=200)  # cut again, and no other is asked again
+    assert (more.calls, more.failed["k3"][0]) == (1, CUT)
+    assert _ask(endpoint, tmp_path / "j", 5, max_tokens=200).calls == 0
+    endpoint.reply = lambda body: Said()
+    most = _ask(endpoint, tmp_path / "j", 5, max_tokens=300)
+    assert (most.calls, most.answered, most.failed) == (1, 1, {})
+    for max_tokens in (300, 100):
+        assert _ask(endpoint, tmp_path / "j", 5, max_tokens=max_tokens).calls == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        (Said().text + " And another: {", True),  # a model that does not end
+        ("Q1: What is it?\nA1: A CT scan of the ch", False),  # half a conversation looks like a whole one
+        ("", False),  # all of it was thought
+    ],
+)
+def test_of_an_answer_that_was_cut_only_what_is_closed_is_taken(
+    endpoint: Server, tmp_path: Path, text: str, whole: bool
+) -> None:
+    endpoint.reply = lambda body: Said(text, finish="length") if _number(body) == 3 else Said()
+    for calls in (5, 0):
+        found = _ask(endpoint, tmp_path / "j", 5)
+        assert (found.calls, "k3" not in found.failed) == (calls, whole)
+
+
+def test_a_model_that_is_always_cut_is_left_with_the_advice_and_no_doubt_of_the_endpoint(
+    endpoint: Server, tmp_path: Path
+) -> None:
+    endpoint.reply = lambda body: Said("", finish="length")
+    with pytest.raises(InputError, match=r"first 10 pairs .*longer than 100 tokens; give the prompt more\)$"):
+        _ask(endpoint, tmp_path / "j", 50)
+    assert len(endpoint.requests) == 10
 
 
 def test_records_that_are_known_to_fail_do_not_look_like_an_endpoint_that_fails(

@@ -196,6 +196,22 @@ def test_what_an_endpoint_does_not_understand_is_given_up(
         assert endpoint.requests[-1]["max_completion_tokens"] == 50
 
 
+def test_what_a_model_is_known_not_to_take_is_never_sent(endpoint: Server) -> None:
+    without = ("schema", "seed", "max_tokens", "temperature")
+    made = connect(endpoint.url, "m", "teacher", "LLAVAMED_TEACHER_KEY", 30.0, without)
+    body = {**BODY, "seed": 3, "temperature": 0.0, "response_format": {"type": "json_schema"}}
+    asyncio.run(made.ask(body))
+    (sent,) = endpoint.requests
+    assert not {"seed", "max_tokens", "temperature"} & sent.keys()
+    assert (sent["max_completion_tokens"], sent["response_format"]) == (50, {"type": "json_object"})
+    endpoint.reply = lambda body: Said("no", 400)  # whatever is given up
+    made = connect(endpoint.url, "m", "teacher", "LLAVAMED_TEACHER_KEY", 30.0, without)
+    with pytest.raises(Declined):
+        asyncio.run(made.ask(body))
+    assert made.given_up == list(without)
+    assert not any("temperature" in sent for sent in endpoint.requests)
+
+
 def test_streaming_is_given_up_last(endpoint: Server) -> None:
     endpoint.reply = lambda body: Said("streaming is not for you", 400) if body["stream"] else Said()
     made = _connect(endpoint.url)

@@ -6,18 +6,19 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from llavamed.corpus.store import Corpus
 from llavamed.demo.truth import Truth
 from llavamed.errors import InputError
-from llavamed.instruct import batch
+from llavamed.instruct import batch, tables
+from llavamed.instruct.endpoint import CONCESSIONS
 from llavamed.instruct.generate import generate
 from llavamed.instruct.journal import Journal
 from llavamed.instruct.offline import export_batch, import_batch, plan
-from llavamed.instruct.prices import Bill, price_of
+from llavamed.instruct.prices import Bill, not_taken, price_of
 from llavamed.recipe import InstructSection
 from llavamed.records import Pair, read_conversations, read_jsonl
 from tests.instruct.conftest import TURNS, Endpoint, Said
@@ -126,6 +127,137 @@ def test_what_a_batch_did_not_answer_is_told_and_goes_into_the_next(corpus: Path
     }  # the fifth is put another way
 
 
+GPT_5 = SECTION.model_copy(update={"teacher_model": "gpt-5-mini-2025-08-07"})
+
+
+def test_a_batch_is_worded_as_the_model_takes_it_and_its_answers_are_those_of_any_wording(
+    corpus: Path, tmp_path: Path
+) -> None:
+    files, _ = export_batch(corpus, tmp_path / "out", GPT_5, 0, tmp_path / "by-table")
+    named = GPT_5.model_copy(update={"teacher_model": "mine", "without": ("temperature", "schema")})
+    others, _ = export_batch(corpus, tmp_path / "out", named, 0, tmp_path / "by-setting")
+    for row in read_jsonl(files[0]):
+        assert not {"max_tokens", "temperature", "stream", "stream_options"} & row["body"].keys()
+        assert row["body"]["max_completion_tokens"] == int(row["custom_id"].partition("-")[2])
+    for row in read_jsonl(others[0]):
+        assert "temperature" not in row["body"]
+        assert "max_tokens" in row["body"]
+        assert row["body"]["response_format"] == {"type": "json_object"}
+    plain, _ = export_batch(corpus, tmp_path / "out", named.model_copy(update={"without": ()}), 0, tmp_path / "plain")
+    assert [row["custom_id"] for row in read_jsonl(plain[0])] == [row["custom_id"] for row in read_jsonl(others[0])]
+
+
+def test_the_endpoint_itself_is_asked_in_the_same_words(corpus: Path, tmp_path: Path, endpoint: Endpoint) -> None:
+    section = GPT_5.model_copy(update={"teacher": endpoint.url, "count": 5})
+    endpoint.reply = lambda body: Said("use max_completion_tokens", 400) if "max_tokens" in body else Said()
+    assert generate(corpus, tmp_path / "out", section, seed=0).extra["asked"]["calls"] == len(endpoint.requests) == 5
+    # how it is asked is not what is made
+    assert generate(corpus, tmp_path / "out", section.model_copy(update={"without": ("seed",)}), 0).counts
+    assert len(endpoint.requests) == 5
+
+
+def test_every_concession_of_the_table_and_the_recipe_is_one_that_the_endpoint_knows() -> None:
+    known = {name for name, _ in CONCESSIONS}
+    assert set(get_args(get_args(InstructSection.model_fields["without"].annotation)[0])) == known
+    listed = tables.load("prices.yaml")["models"]
+    assert {name for model in listed for name in not_taken(model)} <= known
+    assert not_taken("openai/gpt-5-mini") == ("max_tokens", "temperature")
+    assert not_taken("llama") == ()
+
+
+def test_what_a_batch_was_refused_for_says_what_to_set(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, section = tmp_path / "out", SECTION.model_copy(update={"without": ("seed",)})
+    files, _ = export_batch(corpus, out, section, 0, tmp_path / "batch")
+    said = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    rows = [
+        {"custom_id": row["custom_id"], "error": None,
+         "response": {"status_code": 400, "body": {"error": {"message": said, "param": "max_tokens"}}}}
+        for row in read_jsonl(files[0])
+    ]  # fmt: skip
+    counts, missing = import_batch(corpus, out, section, 0, [_write(tmp_path / "errors.jsonl", rows)])
+    assert (list(counts.values()), missing) == ([40], 40)
+    told = capsys.readouterr().err
+    assert "40 requests were refused for a parameter that the model does not take" in told
+    assert '--set "instruct.without=[seed,max_tokens]"' in told
+    mended = section.model_copy(update={"without": ("seed", "max_tokens")})
+    files, number = export_batch(corpus, out, mended, 0, tmp_path / "second")
+    assert number == 40
+    assert not any("max_tokens" in row["body"] or "seed" in row["body"] for row in read_jsonl(files[0]))
+    too_long = {"message": "maximum context length is 4096 tokens, reduce max_tokens"}  # of its own record
+    rows = [row | {"response": {"status_code": 400, "body": {"error": too_long}}} for row in rows]
+    import_batch(corpus, out, section, 0, [_write(tmp_path / "errors.jsonl", rows)])
+    assert "instruct.without" not in capsys.readouterr().err
+
+
+def test_an_answer_that_a_batch_cut_is_final_until_more_is_allowed(corpus: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (tmp_path / "more.yaml").write_text("extends: 60k-im\nmax_tokens: 4000\n")
+    more = SECTION.model_copy(update={"prompt": str(tmp_path / "more.yaml")})
+    files, _ = export_batch(corpus, out, SECTION, 0, tmp_path / "batch")
+    rows = [_answer(row) for row in read_jsonl(files[0])]
+    choice = {"message": {"content": '{"turns": [{"ques'}, "finish_reason": "length"}
+    rows[7]["response"]["body"]["choices"] = [choice]
+    cut = _write(tmp_path / "cut.jsonl", rows)
+    counts, missing = import_batch(corpus, out, SECTION, 0, [cut])
+    assert (dict(counts), missing) == ({"answers": 39, "answers cut at max_tokens": 1}, 0)
+    made = generate(corpus, out, SECTION, seed=0)  # nobody listens at that address
+    assert made.funnel["instruct: teacher_cut_at_max_tokens"] == 1
+    page = (out / "report.html").read_text()
+    assert "Pairs without an answer" in page
+    assert "longer than 1,200 tokens; give the prompt more" in page
+    files, number = export_batch(corpus, out, more, 0, tmp_path / "second")
+    assert number == 1
+    (request,) = read_jsonl(files[0])
+    assert request["body"]["max_tokens"] == 4000
+    counts, missing = import_batch(corpus, out, more, 0, [cut])
+    assert (dict(counts), missing) == ({"known already": 40}, 1)
+    for expected in ({"answers": 1}, {"known already": 1}):
+        counts, missing = import_batch(corpus, out, more, 0, [_write(tmp_path / "whole.jsonl", [_answer(request)])])
+        assert (dict(counts), missing) == (expected, 0)
+    assert generate(corpus, out, more, seed=0).counts["instruct"] == 40
+
+
+def test_an_image_that_is_gone_leaves_its_pair_out_and_no_other_asked_or_exported(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint
+) -> None:
+    read = Corpus.image
+
+    def image(self: Corpus, key: str) -> bytes:
+        if key == "pair-0020":
+            raise InputError("shard-000000.tar: Input/output error")
+        return read(self, key)
+
+    monkeypatch.setattr(Corpus, "image", image)  # these pairs know no hash of their image: it is read for the question
+    section = SECTION.model_copy(update={"sighted": True, "teacher": endpoint.url})
+    _, number = export_batch(corpus, tmp_path / "out", section, 0, tmp_path / "batch")
+    assert number == 39
+    made = generate(corpus, tmp_path / "out", section, seed=0)
+    assert (made.counts["instruct"], made.funnel["instruct: teacher_failed"]) == (39, 1)
+    assert made.extra["asked"]["unanswered"] == {"failed: shard-000000.tar: Input/output error": 1}
+    assert "Input/output error" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_export_that_ends_early_leaves_nothing_in_the_way(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Corpus.image
+
+    def image(self: Corpus, key: str) -> bytes:
+        if key == "pair-0020":
+            raise KeyboardInterrupt
+        return read(self, key)
+
+    monkeypatch.setattr(batch, "MAX_REQUESTS", 5)
+    section = SECTION.model_copy(update={"sighted": True})
+    with monkeypatch.context() as broken:
+        broken.setattr(Corpus, "image", image)
+        with pytest.raises(KeyboardInterrupt):
+            export_batch(corpus, tmp_path / "out", section, 0, tmp_path / "batch")
+    assert export_batch(corpus, tmp_path / "out", section, 0, tmp_path / "batch")[1] == 40
+
+
 def test_an_image_that_cannot_be_read_leaves_its_pair_out_and_no_other(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,7 +283,14 @@ def test_files_stay_within_what_vendors_take(corpus: Path, tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
-    "line", ['{"custom_id": "request-1", "response": {}}', "{}", '{"custom_id": 3, "error": 1}', "x"]
+    "line",
+    [
+        '{"custom_id": "0123456789abcdef", "response": {}}',
+        '{"custom_id": "request-1", "response": {}}',
+        "{}",
+        '{"custom_id": 3, "error": 1}',
+        "x",
+    ],
 )
 def test_a_file_that_is_no_result_of_ours_is_an_input_error(corpus: Path, tmp_path: Path, line: str) -> None:
     (tmp_path / "r.jsonl").write_text(line + "\n")
