@@ -87,7 +87,7 @@ def _person(contrib: Any) -> str:
             child = child[0]
             tag = name(child)
         if tag == "name":
-            parts = {name(part): plain_text.text(part) for part in child}
+            parts = {name(part): plain_text.text(part) if len(part) else (part.text or "").strip() for part in child}
             order = ["given-names", "surname"]
             if child.get("name-style") == "eastern":
                 order.reverse()
