@@ -57,11 +57,13 @@ class Pair(_Record):
     label: str = ""
     mentions: tuple[Mention, ...] = ()
     title: str = ""
+    authors: str = ""  # of the article, as printed, commas between; of very many the first with "et al."
     article: str = ""  # PMCID with version where known, else DOI or the file's stem
     figure: str = ""  # the <fig> id
     pmid: str = ""
     doi: str = ""
     licence: str = "unknown"
+    credit: str = ""  # what the figure says about where it is from: attributions, and credit lines of its caption
     source: str = ""  # where the XML was read from
     width: int = 0  # pixels
     height: int = 0  # pixels
@@ -75,6 +77,12 @@ class Pair(_Record):
     panel: str = ""  # its label there: "A", "left"
     panel_box: str = ""  # where it lies in the whole figure: "left,top,right,bottom", pixels
     whole_because: str = ""  # of a figure that was to be split and was not: why
+
+    @property
+    def text_length(self) -> int:
+        """Characters of its long texts."""
+        said = sum(len(mention.sentence) + len(mention.paragraph) for mention in self.mentions)
+        return len(self.caption) + len(self.title) + len(self.authors) + len(self.credit) + said
 
     @classmethod
     def from_json(cls, row: dict[str, Any]) -> Self:

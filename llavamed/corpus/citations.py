@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -51,10 +51,10 @@ _SECTIONS = {
 
 _DASH = r"(?:[-‐‑‒–—−~]|to|through|thru)"
 _BETWEEN_RANGE = re.compile(rf"\s*[)\]]?\s*{_DASH}\s*[(\[]?\s*", re.IGNORECASE)
-_NUMBER_RANGE = re.compile(r"\b([A-Z]?)(\d+)\s*(?:[-‐‑‒–—−]|to|through)\s*\1(\d+)\b")
+_NUMBER_RANGE = re.compile(r"\b([A-Z]?)(\d{1,9})\s*(?:[-‐‑‒–—−]|to|through)\s*\1(\d{1,9})\b")
 _NUMBER_LIST = re.compile(r"\b([A-Z]?)(\d+)[A-Za-z]?(?:\s*(?:,|;|&|and|,\s*and)\s*\1\d+[A-Za-z]?(?![\d.]))+(?!\w)")
-_OPEN_RANGE = re.compile(r"\s?[-‐‑‒–—−]\s?(\d+)(?!\w|%|\.\d)")
-_LABEL_NUMBER = re.compile(r"(?:[^\W\d_]{2,}\.?\s*)?([A-Z]?)(\d+)[.:]?")
+_OPEN_RANGE = re.compile(r"\s?[-‐‑‒–—−]\s?(\d{1,9})(?!\w|%|\.\d)")
+_LABEL_NUMBER = re.compile(r"(?:[^\W\d_]{2,}\.?\s*)?([A-Z]?)(\d{1,9})(?!\d)[.:]?")
 _LETTER = r"[A-Za-z](?![A-Za-z])[′″']*"
 _AND = r"\s*(?:,\s*and\b|,|;|/|and\b|&|[-‐‑‒–—−]|to\b)\s*"
 _AGAIN = r"(?:\(|(?:(?:Figs?|Figures?)\.?\s*)?\d+\s?\(?)?"  # "Figure 4C, 4F": the number repeated before a letter
@@ -66,7 +66,7 @@ _CITING_WORD = re.compile(
     r"\b(?:figs?|figures?|tabs?|tables?|panels?|refs?|references?|see|also|and|or|to|in)\b", re.IGNORECASE
 )
 # Each mention carries its paragraph, so a long one that cites often would be written as its square.
-_MOST_WRITTEN = 50_000_000  # characters; an article of 242 citations has a third of a million
+MOST_WRITTEN = 50_000_000  # characters; an article of 242 citations has a third of a million
 _GLUED_LENGTH = 80  # characters behind a link that may name its panels
 
 _IDS = etree.XPath("descendant-or-self::*/@id", smart_strings=False)
@@ -134,18 +134,17 @@ class _Index:
     scoped: dict[tuple[Any, str], list[int]]
     anywhere: dict[str, list[int]]
     numbers: list[tuple[str, int] | None]
+    series: dict[tuple[Any, str], dict[int, list[int]]]  # by sub-article and series, number -> figures
     scopes: list[Any]
     nameless: list[bool]
 
-    def numbered(self, like: int, numbers: Container[int]) -> list[int]:
+    def numbered(self, like: int, numbers: range | tuple[int, ...]) -> list[int]:
         """Figures of the same sub-article and series ("S1", "1") as `like` with these numbers."""
-        key = self.numbers[like]
-        return [
-            i
-            for i, number in enumerate(self.numbers)
-            if key and number and number[0] == key[0] and number[1] in numbers
-            if self.scopes[i] is self.scopes[like]
-        ]
+        if (key := self.numbers[like]) is None:
+            return []
+        found = self.series[self.scopes[like], key[0]]
+        few = numbers if len(numbers) < len(found) else [number for number in found if number in numbers]
+        return sorted({i for number in few for i in found.get(number, ())})
 
 
 def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articles: bool) -> Citations:
@@ -194,8 +193,8 @@ def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articl
         for i, mention in mentions:
             found[i].append(mention)
             written += len(mention.sentence) + len(mention.paragraph)
-        if written > _MOST_WRITTEN:
-            message = f"mentions of more than {_MOST_WRITTEN:,} characters, each with its paragraph; leave it out"
+        if written > MOST_WRITTEN:
+            message = f"mentions of more than {MOST_WRITTEN:,} characters, each with its paragraph; leave it out"
             raise ArticleError(message, "mentions_bomb")
     return Citations(found, total, tuple(unresolved), bare)
 
@@ -212,11 +211,17 @@ def _index(figures: list[Any], labels: list[str], has_sub_articles: bool) -> _In
         for rid in dict.fromkeys(named):
             scoped[scopes[i], rid].append(i)
             anywhere[rid].append(i)
-    numbers = [_LABEL_NUMBER.fullmatch(label) for label in labels]
+    matches = [_LABEL_NUMBER.fullmatch(label) for label in labels]
+    numbers = [(m[1], int(m[2])) if m else None for m in matches]
+    series: dict[tuple[Any, str], dict[int, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for i, number in enumerate(numbers):
+        if number:
+            series[scopes[i], number[0]][number[1]].append(i)
     return _Index(
         dict(scoped),
         dict(anywhere),
-        [(m[1], int(m[2])) if m else None for m in numbers],
+        numbers,
+        series,
         scopes,
         [not figure.get("id") for figure in figures],
     )
@@ -313,17 +318,17 @@ def _between(start: int, stop: int, index: _Index) -> list[int]:
 
 
 @lru_cache(maxsize=4096)
-def _link(text: str) -> tuple[str, tuple[tuple[str, int, Container[int]], ...]]:
+def _link(text: str) -> tuple[str, tuple[tuple[str, int, range | tuple[int, ...]], ...]]:
     """What the words of a link say: the panels, "Fig. 4A, C-E" -> "ACDE", and the numbers that it may cite beyond its
     `rid`, as (series, first, all): "Figs. 1-3" -> 1 to 3, "Figs. S1, S4" -> S1 and S4."""
     found = [m[1] for m in _PANELS_AFTER_NUMBER.finditer(text)]
     if not found and (alone := _PANELS_ALONE.fullmatch(text.strip())):
         found = [alone[1]]
-    ranges: list[tuple[str, int, Container[int]]] = []
+    ranges: list[tuple[str, int, range | tuple[int, ...]]] = []
     for match in _NUMBER_RANGE.finditer(text):
         ranges.append((match[1], int(match[2]), range(int(match[2]), int(match[3]) + 1)))
     for match in _NUMBER_LIST.finditer(text):
-        ranges.append((match[1], int(match[2]), tuple(int(n) for n in re.findall(r"\d+", match[0]))))
+        ranges.append((match[1], int(match[2]), tuple(int(n) for n in re.findall(r"\d{1,9}", match[0]))))
     return _letters(found), tuple(ranges)
 
 

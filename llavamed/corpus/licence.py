@@ -3,9 +3,10 @@
 Licences are written in five places: a `license_code` in PubMed Central's metadata, a URL on
 `<license>`, a `<license_ref>`, a link inside the text, or prose alone ("distributed under the terms
 of the Creative Commons Attribution License"). About half of the older articles have only the prose,
-so it must be read; it is read strictly, and what is not recognised is "unknown", which no policy
-but `any` accepts. Where an article says several things the narrowest holds, and a waiver of the rights
-in its *data* says nothing about its figures.
+so it must be read; it is read strictly: a restriction in the publisher's own words ("no commercial use") counts beside
+the licence's name, a sentence that denies the licence names none, and what is not recognised is "unknown", which no
+policy but `any` accepts. Where an article says several things, or its metadata says another than its XML, the narrowest
+holds, and a waiver of the rights in its *data* says nothing about its figures.
 
 An id carries a version where one is stated (`CC-BY-4.0`) and none where it is not (`CC-BY`).
 """
@@ -40,7 +41,7 @@ _URL_NAMES = {"zero": "CC0", "mark": "CC-PDM", "publicdomain": "CC-PDDC"}
 # Searched in lower case, with every run of spaces and hyphens as one space.
 _ATTRIBUTION = re.compile(
     r"(creative commons )?attribution((?:[ ,/]+(?:and )?(?:non ?commercial|share ?alike|no ?deriv\w*(?: works?)?))*)|"
-    r"\bcc by((?: (?:nc|nd|sa))*)\b"
+    r"\bcc[ /]?by((?:[ /]+(?:nc|nd|sa))*)\b"
 )
 _TERMS = {"NC": r"non ?commercial|\bnc\b", "SA": r"share ?alike|\bsa\b", "ND": r"no ?deriv|\bnd\b"}  # as in an id
 _VERSION = re.compile(r"[a-z ]*?\(?\b(?:version |v)?([1-4]\.\d)\b")
@@ -51,13 +52,36 @@ _DEDICATIONS = (
 _PUBLIC_DOMAIN = frozenset({"CC0", "CC-PDM", "CC-PDDC"})
 _DATA = re.compile(r"\bdata(?:sets?|bases?)?\b")
 # Restrictions that hold wherever they stand: "Attribution License, for non-commercial use only".
+_FORBIDDEN = r"(?:is |are )?(?:not (?:permitted|allowed)|prohibited|forbidden|excluded|restricted)\b"
+_ASKED = r"(?:permissions?|consent|agreement|fee|license fee|separate licen[cs]e)"
 _RESTRICTED = {
-    "NC": re.compile(r"\bnon ?commercial|not (?:be )?(?:used )?for commercial"),
-    "ND": re.compile(r"\bno ?derivatives?\b"),
+    "NC": re.compile(
+        r"\bnon ?commercial|\bno commercial|"
+        r"(?:\bnot|\bcannot) (?!restrict|limit|prohibit|exclude)(?:\w+ ){0,8}?commercial|"
+        rf"\bcommercial(?:ly)?\b[^.;]{{0,40}}? {_FORBIDDEN}|"
+        rf"\bcommercial\b[^.;]{{0,40}}? (?:requires? (?:\w+ ){{0,4}}{_ASKED}|please contact)|"
+        rf"\bcommercial\b[^.;]{{0,60}}? (?<!no ){_ASKED} (?:is required|must be|should be|has to be)"
+    ),
+    "ND": re.compile(r"\bno ?derivatives?\b|\bno modifications?\b|\b(?:not|cannot) be (?:changed|altered|modified)\b"),
 }
 _ANY_USE = re.compile(
-    r"\bcommercial(?: and | or | as well as | ?/ ?)non ?commercial|non ?commercial (?:and|or) commercial"
+    r"\bcommercial(?: and | or | as well as | ?/ ?)non ?commercial|non ?commercial (?:and|or) commercial|"
+    r"\bwhether or not (?:\w+ ){0,3}commercial|\bnot (?:only|just|limited to) (?:for )?(?:non ?)?commercial"
 )
+# A sentence that names a licence to say that it is not, or no longer, the article's.
+_DENIED = re.compile(
+    r"\b(?:not|never|neither|no longer|previously|formerly) (?:\w+ ){0,8}"
+    r"(?:under|covered by|subject to|part of|included in|governed by)\b"
+)
+# The licence of the words, but not of the pictures.
+_NOT_FIGURES = re.compile(
+    r"\btext only\b|\bonly (?:applies )?to (?:the )?text\b|"
+    r"\b(?:except(?:ing)?|excluding|exclusive of|with the exception of|not) (?:for )?(?:the |all |any |its )*"
+    r"(?:figures?|images?|illustrations?|photographs?)\b|"
+    r"\b(?:figures?|images?|illustrations?|photographs?) (?:(?:is |are |remains? )+(?:copyright|excluded|"
+    r"not (?:covered|included|licen[cs]ed|part))|(?:is |are )?(?:©|\(c\)))"
+)
+_RESERVED = "all rights reserved"
 
 
 def from_url(url: str) -> str:
@@ -82,8 +106,10 @@ def from_text(text: str) -> str:
 
 
 def _named(sentence: str) -> list[str]:
-    """Every licence that one sentence names."""
+    """Every licence that one sentence names as the one that holds."""
     plain = _plain(sentence)
+    if _DENIED.search(plain):
+        return []
     found = [from_url(match[0]) for match in _URL.finditer(sentence)]
     found += [licence for pattern, licence in _DEDICATIONS if re.search(pattern, plain)]
     if _DATA.search(plain):
@@ -117,7 +143,7 @@ def from_code(code: str) -> str:
     `TDM` (text mining of an author manuscript) is kept by that name: it is known, and in no policy.
     """
     name = re.sub(r"[\s_-]+", "-", code.strip().upper())
-    match = re.fullmatch(r"(CC-?0|CC-BY[A-Z-]*?|TDM)(?:-(\d\.\d))?", name)
+    match = re.fullmatch(r"(CC-?0|CC-BY[A-Z-]*?|TDM)(?:-(\d\.\d))?(?:-(?:IGO|INTL?|INTERNATIONAL|UNPORTED))?", name)
     if match is None:
         return UNKNOWN
     found = "CC0" if match[1] in {"CC0", "CC-0"} else match[1]
@@ -127,9 +153,12 @@ def from_code(code: str) -> str:
 
 
 def identify(urls: Iterable[str], text: str) -> str:
-    """The licence of one `<license>` element, by its links and its words together: the narrowest they name."""
+    """The licence of one `<license>` element, by its links and its words together: the narrowest they name; unknown
+    where the words leave the pictures out, or keep all rights and no link says otherwise."""
     found = [from_url(url) for url in urls]
     plain = _plain(text)
+    if _NOT_FIGURES.search(plain) or (_RESERVED in plain and all(one == UNKNOWN for one in found)):
+        return UNKNOWN
     if _DATA.search(plain):  # a link to CC0 may be that of the data
         found = [licence for licence in found if family(licence) not in _PUBLIC_DOMAIN]
     found += [licence for sentence in re.split(r"(?<=[.;])\s+", text) for licence in _named(sentence)]
@@ -148,9 +177,32 @@ def narrowest(found: Iterable[str]) -> str:
 
 
 def combine(code: str, stated: str) -> str:
-    """The metadata's `license_code` wins over what the XML states; the XML adds the version if they agree."""
-    named = from_code(code)
-    return stated if family(named) == family(stated) else named
+    """The narrower of the metadata's `license_code` and what the XML states; a code that names no licence ("NO-CC
+    CODE": none that a machine can read) leaves it to the XML."""
+    return narrowest((from_code(code), stated))
+
+
+def conflict(code: str, stated: str) -> bool:
+    """Whether metadata and XML name licences of two families."""
+    return UNKNOWN not in (named := {family(from_code(code)), family(stated)}) and len(named) > 1
+
+
+def strictest(article: str, part: str) -> str:
+    """What holds for the text of an article together with a part of it that has its own licence: the narrower, and
+    unknown if either is."""
+    return UNKNOWN if UNKNOWN in (article, part) else narrowest((article, part))
+
+
+def url(licence: str) -> str:
+    """Where the licence can be read, or "" for one whose version is not stated (each has its own text)."""
+    name = family(licence)
+    version = licence[len(name) + 1 :]
+    path = {found: path for path, found in _URL_NAMES.items()}
+    if name in path and name != "CC-PDDC":
+        return f"https://creativecommons.org/publicdomain/{path[name]}/1.0/"
+    if not version or not name.startswith("CC-BY"):
+        return ""
+    return f"https://creativecommons.org/licenses/{name.removeprefix('CC-').lower()}/{version}/"
 
 
 def family(licence: str) -> str:

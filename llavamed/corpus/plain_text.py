@@ -1,8 +1,9 @@
 """An element of an article -> its text as a person reads it, and where in that text its citations stand.
 
-Three things keep an element's text from being just the characters in it: what stands inside a paragraph without
+Some things keep an element's text from being just the characters in it: what stands inside a paragraph without
 belonging to it (a figure, a table, a footnote) must go, words that only markup keeps apart ("<title>A</title><p>B")
-must not be glued, and white space is typesetting.
+must not be glued, and white space is typesetting. And where a number is set on the page is part of it: 10<sup>6</sup>
+is 10^6 and not 106, a fraction of 1 and 2 is 1/2 and not 12.
 
 So the element is walked once and its texts gathered. Where a citation begins or ends, what was gathered so far gets its
 white space in order and is measured: nothing is marked, neither in the text nor in the tree, which stays as it was.
@@ -10,12 +11,16 @@ white space in order and is measured: nothing is marked, neither in the text nor
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
 from llavamed.corpus.safe_xml import ArticleError
 
+# Elements whose place on the page is part of what they say.
+_SHAPES = {"sup": "raised", "msup": "power", "mfrac": "fraction"}
+_EXPONENT = re.compile(r"\s*[-‐‑‒–−+]?\d+(?:[.,]\d+)?\s*")
 MAX_LENGTH = 1_000_000  # characters of one paragraph or caption
 # Elements whose text is not part of the text around them.
 APART = frozenset(
@@ -43,8 +48,11 @@ def _local(tag: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _role(tag: str) -> str:
-    """Whether an element's text is "apart", its borders are "breaking", or it is only "inline"."""
+    """Whether an element's text is "apart", its borders are "breaking", its shape means something ("raised", "power",
+    "fraction"), or it is only "inline"."""
     local = _local(tag)
+    if local in _SHAPES:
+        return _SHAPES[local]
     return "apart" if local in APART else "breaking" if local in _BREAKING else "xref" if local == "xref" else "inline"
 
 
@@ -80,35 +88,55 @@ class _Text:
         self.length = 0  # of these
         self.pieces: list[str] = []  # what follows, as it stands in the file
         self.places = places
+        if inner := element.text:
+            self.pieces.append(inner)
         self.gather(element)
         self.settle()
         if self.length > MAX_LENGTH:
             message = f"a <{name(element)}> of {self.length:,} characters; leave it out"
             raise ArticleError(message, "xml_oversized")
 
-    def gather(self, element: Any) -> None:
+    def gather(self, children: Iterable[Any]) -> None:
         pieces, places = self.pieces, self.places
-        if inner := element.text:
-            pieces.append(inner)
-        for child in element:
+        for child in children:
             role = _role(child.tag)
             if role == "inline" or (role == "xref" and places is not None and child not in places):  # most of them
+                if inner := child.text:
+                    pieces.append(inner)
                 if len(child):
                     self.gather(child)
-                elif inner := child.text:
-                    pieces.append(inner)
             elif role == "breaking":
-                pieces.append(" ")
+                pieces += (" ", child.text or "")
                 self.gather(child)
                 pieces.append(" ")
+            elif role == "raised":
+                pieces += (self.power(child), child.text or "")
+                self.gather(child)
+            elif role == "power":
+                for number, part in enumerate(child):
+                    pieces.append(self.power(part) if number else "")
+                    self.gather([part])
+            elif role == "fraction":
+                for number, part in enumerate(child):
+                    pieces.append("/(" if number and len(part) > 1 else "/" if number else "(" if len(part) > 1 else "")
+                    self.gather([part])
+                    pieces.append(")" if len(part) > 1 else "")
             elif role == "apart" or places is None:
                 pieces.append(" ")
             else:
                 start = self.settle()
+                if inner := child.text:
+                    pieces.append(inner)
                 self.gather(child)
                 places[child] = start, self.settle()
             if tail := child.tail:
                 pieces.append(tail)
+
+    def power(self, raised: Any) -> str:
+        """ "^" before an exponent of a number, as "10<sup>6</sup>" is not 106; nothing before an ordinal or a note."""
+        before = next((piece[-1] for piece in reversed((*self.settled[-1:], *self.pieces[-8:])) if piece), "")
+        is_number = len(raised) == 0 and _EXPONENT.fullmatch(raised.text or "")
+        return "^" if is_number and before.isdigit() else ""
 
     def settle(self) -> int:
         """Put white space in order up to here; the length of the text so far."""

@@ -141,7 +141,9 @@ def _recount(corpus: Path, body: dict[str, Any], reasons: Mapping[str, int]) -> 
             tally.show(pair)
         tally.put_places({row["key"]: (row["shard"], row["offset"], row["size"]) for row in rows})
     for row in read_jsonl(corpus / store.WITHOUT_IMAGE):
-        tally.show(Pair.from_json(row))
+        pair = Pair.from_json(row)
+        tally.credit(pair)
+        tally.show(pair)
     return tally
 
 

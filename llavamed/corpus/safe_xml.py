@@ -37,12 +37,22 @@ _ENCODING = re.compile(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([^\"']*)")
 _ENCODINGS = re.compile(rb"utf-?8|utf-?16(?:le|be)?|us-ascii|iso-8859-\d+|latin-?1|windows-125\d", re.IGNORECASE)
 _WIDE = (b"\xff\xfe", b"\xfe\xff")  # the marks of UTF-16
 _LIMITS = (("amplification", "xml_bomb"), ("depth", "xml_too_deep"))
+_SLIPS = {26, 201}  # XML_ERR_UNDECLARED_ENTITY, XML_NS_ERR_UNDEFINED_NAMESPACE
+_PARSER: dict[str, Any] = {
+    "resolve_entities": False,
+    "no_network": True,
+    "load_dtd": False,
+    "huge_tree": False,
+    "remove_comments": True,
+    "remove_pis": True,
+}
 _RESOURCE_CODES = (110, 114)  # XML_ERR_NAME_TOO_LONG, XML_ERR_RESOURCE_LIMIT
 
 
 class ArticleError(InputError):
     """A file that is no article. `reason`: "not_xml", "not_jats", or what makes it dangerous: "xml_entities",
-    "xml_own_dtd", "xml_encoding", "xml_too_large", "xml_bomb", "xml_too_deep", "xml_oversized", "mentions_bomb"."""
+    "xml_own_dtd", "xml_encoding", "xml_too_large", "xml_bomb", "xml_too_deep", "xml_oversized", "mentions_bomb",
+    "text_bomb"."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -51,14 +61,20 @@ class ArticleError(InputError):
 
 def parse(xml: bytes, where: str) -> Any:
     """The root element, without comments and processing instructions. Raises ArticleError naming `where`."""
+    return read(xml, where)[0]
+
+
+def read(xml: bytes, where: str) -> tuple[Any, bool]:
+    """The root element as of `parse`, and whether the file had slips that change nothing: a prefix or a named
+    character that it does not declare."""
     xml = xml.lstrip(b" \t\r\n")
     _check(xml, where)
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True, remove_pis=True
-    )
+    parser = etree.XMLParser(**_PARSER)
     try:
-        root = etree.fromstring(xml, parser)
+        return etree.fromstring(xml, parser), False
     except etree.XMLSyntaxError as error:
+        if {one.type for one in parser.error_log} <= _SLIPS and (root := _mended(xml)) is not None:
+            return root, True
         message = " ".join(str(error).split()) or "nothing in it"
         if error.code in _RESOURCE_CODES:
             reason = next((name for word, name in _LIMITS if word in message.lower()), "xml_oversized")
@@ -68,7 +84,13 @@ def parse(xml: bytes, where: str) -> Any:
         raise _not_xml(where, message) from None
     except ValueError as error:  # an encoding that does not exist
         raise _not_xml(where, str(error)) from None
-    return root
+
+
+def _mended(xml: bytes) -> Any:
+    """The tree in spite of slips, or None if there is another error behind the first."""
+    parser = etree.XMLParser(recover=True, **_PARSER)
+    root = etree.fromstring(xml, parser)
+    return root if {one.type for one in parser.error_log} <= _SLIPS else None
 
 
 def _check(xml: bytes, where: str) -> None:

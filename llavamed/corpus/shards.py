@@ -66,6 +66,7 @@ class TarShard:
 
 class ParquetShard:
     _ROWS = 100  # a row group: what is held in memory, and what a reader reads at once
+    _BYTES = 64 * 2**20  # of its images and texts: beyond it a group is written early
     _SCHEMA = pa.schema(
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("key", pa.string()), *FIELDS],
         # how the datasets library marks a column as images
@@ -75,6 +76,7 @@ class ParquetShard:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._rows: list[dict[str, Any]] = []
+        self._held = 0  # bytes and characters
         self._sizes: list[tuple[str, int, bytes]] = []  # key, length, and the first bytes of its image
         plain = {"image.bytes": "NONE"}
         others = [name for name in self._SCHEMA.names if name not in ("image", "mentions")]
@@ -87,13 +89,14 @@ class ParquetShard:
     def add(self, pair: Pair, data: bytes) -> None:
         self._rows.append({"image": {"bytes": data, "path": pair.file}, **pair.to_json()})
         self._sizes.append((pair.key, len(data), data[:4096]))
-        if len(self._rows) == self._ROWS:
+        self._held += len(data) + pair.text_length
+        if len(self._rows) == self._ROWS or self._held > self._BYTES:
             self._flush()
 
     def _flush(self) -> None:
         if self._rows:
             self._file.write_table(pa.Table.from_pylist(self._rows, self._SCHEMA))
-            self._rows = []
+            self._rows, self._held = [], 0
 
     def close(self) -> Places:
         self._flush()

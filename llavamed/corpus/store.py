@@ -33,6 +33,7 @@ from llavamed.records import Pair
 INDEX = "index.parquet"
 WITHOUT_IMAGE = "without_image.jsonl"  # the pairs whose image was missing
 PAIRS_PER_SHARD = 1000
+TEXT_PER_SHARD = 32_000_000  # characters; a thousand pairs have three million. Their rows are held until it ends
 _ROWS_READ = 100  # at once: as Python's objects, a row takes many times what it takes in the file
 HINT = "`llavamed corpus build ARTICLES --out FOLDER` makes one"
 _KEY_LENGTH = 80  # a tar header holds names of 100 bytes
@@ -98,22 +99,26 @@ class CorpusWriter:
         self.places: dict[str, tuple[str, int, int]] = {}  # key -> shard, offset, size; of finished shards
         self._unit, self._format = unit, fmt
         self._shard: Shard | None = None
+        self._in_shard = self._text = 0  # pairs, and characters of them
         self._rows: list[dict[str, Any]] = []
         self._schema = _UNIT_SCHEMA if captions else _SCHEMA
         self._index = pq.ParquetWriter(folder / INDEX, self._schema, compression="zstd")
 
     def add(self, pair: Pair, data: bytes, caption: np.ndarray | None = None) -> None:
         """`data` are the bytes of the member `pair.file`, `caption` its caption's MinHash."""
-        if self.count % PAIRS_PER_SHARD == 0:
+        if self._shard is None or self._in_shard == PAIRS_PER_SHARD or self._text > TEXT_PER_SHARD:
             self._next_shard()
         assert self._shard is not None
         assert pair.file.partition(".")[0] == pair.key, f"{pair.file} is not a member for {pair.key}"
         self._shard.add(pair, data)
         self._rows.append({**pair.to_json(), MINHASH: None if caption is None else caption.tolist()})
         self.count += 1
+        self._in_shard += 1
+        self._text += pair.text_length
 
     def _next_shard(self) -> None:
         self._close_shard()
+        self._in_shard = self._text = 0
         more = f"-{len(self.shards):03d}" if self.shards else ""
         self.shards.append(self.folder / f"shard-{self._unit:06d}{more}{SUFFIXES[self._format]}")
         self._shard = FORMATS[self._format](self.shards[-1])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from llavamed.corpus import attribution, licence
 from llavamed.corpus.tally import WORDS, Tally
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.manifest import Manifest, write_atomic
@@ -27,6 +28,8 @@ COUNTS = (
     "figure_images",
     "mentions",
     "mentions_bare",  # table cells that say "Fig. 5" and no more
+    "articles_mended",  # read in spite of a prefix or a named character that the file does not declare
+    "licence_conflicts",  # articles whose metadata and XML name different licences; the narrower holds
     "citations",  # links to a figure, captions' own included
     "citations_unresolved",  # of them those that name a figure which is not in the file; the manifest lists them
     "panels",  # cut from compound figures; pairs beside those of the whole figures
@@ -44,6 +47,7 @@ _MEANING = {
     "xml_bomb": "the XML unfolds to a multiple of its size",
     "xml_too_deep": "nested deeper than any article",
     "mentions_bomb": "citations that would write one paragraph thousands of times",
+    "text_bomb": "a caption or title that would be written thousands of times",
     "xml_oversized": "one text, name or attribute of millions of characters",
     "retracted": "the metadata says it is retracted",
     "superseded": "a later version of the article is here",
@@ -63,9 +67,11 @@ _MEANING = {
     "archive_device": "a device or pipe in an archive",
     "licence_unknown": "no licence that is recognised",
     "licence_excluded": "the recipe's policy does not permit its licence",
+    "third_party": "a credit line or its permissions say that somebody else owns the figure",
     "caption_too_short": "fewer words than corpus.min_caption_words",
     "no_graphic": "the figure names no image",
     "image_missing": "the image is not beside the article; listed in without_image.jsonl",
+    "image_again": "the same file as another image of the figure",
     "image_empty": "an empty file",
     "image_truncated": "the image ends too early",
     "image_damaged": "the image is damaged",
@@ -118,19 +124,32 @@ def write_attribution(out: Path, tally: Tally) -> None:
     lines = [
         "# Attribution",
         "",
-        "The figures and texts of this corpus come from the articles below, under the licence named with each.",
+        "The figures and texts of this corpus come from the articles below, under the licence named with each; where",
+        "some of an article's figures are under another, their keys follow, and so does what a figure says of its",
+        "origin.",
         "Articles of PubMed Central are courtesy of the U.S. National Library of Medicine. Retractions and new",
         "versions after the day of download are not reflected here. Pictures were left as they were published, but for",
         "TIFF and BMP, which became PNG; captions lost their markup.",
         *["Pairs that name a `parent` are panels, cut from its picture and caption."] * bool(tally.whole),
         "",
-        "| licence | pairs |",
-        "|---|---|",
-        *(f"| {name} | {count} |" for name, count in _by_count(tally.licences)),
+        "| licence | pairs with an image | its text |",
+        "|---|---|---|",
+        *(f"| {name} | {count} | {_text_of(name)} |" for name, count in _licences(tally)),
         "",
     ]
-    credits = (tally.credits[name] for name in sorted(tally.credits))
-    write_atomic(out / ATTRIBUTION, "\n".join([*lines, *credits]) + "\n")
+    write_atomic(out / ATTRIBUTION, "\n".join([*lines, *attribution.lines(tally.credits)]) + "\n")
+
+
+def _licences(tally: Tally) -> list[tuple[str, str]]:
+    """Those of pairs without an image too, which are not counted."""
+    named = {name for entry in tally.credits.values() for name in (entry["licence"], *entry.get("others", ()))}
+    return _by_count(Counter({**dict.fromkeys(named, 0), **tally.licences}))
+
+
+def _text_of(name: str) -> str:
+    if name == licence.UNKNOWN:
+        return "none is known"
+    return f"<{address}>" if (address := licence.url(name)) else "as the article states it"
 
 
 def write_left_out(out: Path, tally: Tally) -> None:
@@ -216,6 +235,7 @@ def _rejected(one: dict[str, Any]) -> dict[str, Any]:
     pair = Pair.from_json(one["pair"])
     lines = [("reason", _MEANING.get(one["kind"], "")), ("caption", pair.caption or "none"), ("from", pair.source)]
     lines += [("licence", pair.licence)] * one["kind"].startswith("licence")
+    lines += [("credit", pair.credit)] * (one["kind"] == "third_party")
     return {"image": one["image"], "title": f"{one['kind']}: {pair.key}", "lines": lines}
 
 
@@ -226,5 +246,6 @@ def _card(pair: Pair, data: bytes | None) -> dict[str, Any]:
     flags = [*["plot"] * pair.is_plot, *["compound"] * pair.is_compound]
     flags += [f"panel {pair.panel} of {pair.parent}"] if pair.parent else []
     kind = ", ".join([pair.domain, *flags, pair.licence])
+    lines += [("credit", pair.credit)] * bool(pair.credit)
     lines.append(("kind", kind if url else f"{kind}; the image is missing"))
     return {"image": url, "title": f"{pair.key} {pair.label}".strip(), "lines": lines}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from llavamed.corpus import attribution
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.records import Pair
 
@@ -74,7 +75,7 @@ class Tally:
     mention_words: Counter[str] = field(default_factory=Counter)  # pairs by the length of all their mentions
     left_out: list[dict[str, str]] = field(default_factory=list)
     unresolved: list[dict[str, str]] = field(default_factory=list)
-    credits: dict[str, str] = field(default_factory=dict)  # article -> its line in the attribution
+    credits: dict[str, attribution.Entry] = field(default_factory=dict)  # by article
     samples: list[dict[str, Any]] = field(default_factory=list)  # {"rank", "kind", "pair", "place"}, by kind and rank
     rejected: list[dict[str, Any]] = field(default_factory=list)  # {"rank", "kind", "pair", "image"}, by kind and rank
     files: dict[str, str] = field(default_factory=dict)  # shard -> sha256
@@ -93,10 +94,11 @@ class Tally:
         self.licences[pair.licence] += 1
         self.caption_words[words_bin(pair.caption)] += 1
         self.mention_words[words_bin(" ".join(mention.sentence for mention in pair.mentions))] += 1
-        if pair.article not in self.credits:
-            link = f" https://doi.org/{pair.doi}" if pair.doi else ""
-            title = " ".join((pair.title or pair.article).split())
-            self.credits[pair.article] = f"- {title} ({pair.article}). {pair.licence}.{link}"
+        self.credit(pair)
+
+    def credit(self, pair: Pair) -> None:
+        """Name the pair's article in the attribution, as must be for a text without its image too."""
+        attribution.add(self.credits, pair)
 
     def show(self, pair: Pair) -> None:
         """Take the pair into the sample if its key's hash is among the smallest of its domain: so a sample is spread
@@ -123,8 +125,7 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
         self.left_out = (self.left_out + other.left_out)[:NAMED]
         self.unresolved = (self.unresolved + other.unresolved)[:NAMED]
-        for article, credit in other.credits.items():
-            self.credits.setdefault(article, credit)
+        attribution.merge(self.credits, other.credits)
         self.files |= other.files
         self.samples = _least([*self.samples, *other.samples])
         self.rejected = _least([*self.rejected, *other.rejected])

@@ -19,7 +19,8 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ImageStat
@@ -35,6 +36,7 @@ from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
 
 ARTICLES = 200  # a unit: about a thousand pairs
+VERSION = 2  # of what a unit writes for the same articles and settings; 2: authors, credits, one pair a picture
 FOLDER = "units/"
 _LEAST_DEVIATION = 2.0  # of luminance, 0-255: below it a picture is a blank page or a solid block
 
@@ -47,6 +49,15 @@ class _Drop(Exception):
 
     reason: str
     image: bytes | None = None
+
+
+class _Candidate(NamedTuple):
+    """One image that a figure names: its href ("" if it names none), and the names and digests of the figure's images
+    before it."""
+
+    figure: jats.Figure
+    href: str
+    before: set[str | bytes]
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,9 @@ class Unit:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint([self.corpus, self.number, [entry.where for entry in self.entries], sorted(self.taken)])
+        return fingerprint(
+            [VERSION, self.corpus, self.number, [entry.where for entry in self.entries], sorted(self.taken)]
+        )
 
 
 def finished(unit: Unit, out: Output) -> Tally | None:
@@ -91,13 +104,14 @@ def make(unit: Unit, out: Output) -> Tally:
         ):
             taken = set(unit.taken)
             for source, article, metadata in articles(unit.entries, tally):
-                for pair, figure, href in _candidates(source, article, metadata, taken):
+                for pair, candidate in _candidates(source, article, metadata, taken):
                     try:
-                        pair, data = _examine(pair, figure, href, source, unit.section)
+                        pair, data = _examine(pair, candidate, source, unit.section)
                     except _Drop as drop:
                         tally.reject(drop.reason, pair, drop.image)
                         if drop.reason == "image_missing":
                             imageless.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
+                            tally.credit(pair)
                             tally.show(pair)
                         continue
                     panels: list[tuple[Pair, bytes]] = []
@@ -146,10 +160,11 @@ def _read(source: sources.Source, tally: Tally) -> tuple[jats.Article, dict[str,
     except (jats.ArticleError, archives.SourceError) as error:
         tally.leave_out(source.where, error.reason, str(error))
         return None
-    stated = licence.combine(code, article.licence) if (code := _string(metadata, "license_code")) else article.licence
+    code = _string(metadata, "license_code")
+    tally.counts["licence_conflicts"] += licence.conflict(code, article.licence)
     article = replace(
         article,
-        licence=stated,
+        licence=licence.combine(code, article.licence),
         pmcid=article.pmcid or _string(metadata, "pmcid"),
         pmid=article.pmid or _string(metadata, "pmid"),
         doi=article.doi or _string(metadata, "doi"),
@@ -161,6 +176,7 @@ def _read(source: sources.Source, tally: Tally) -> tuple[jats.Article, dict[str,
         figure_images=sum(max(1, len(figure.graphics)) for figure in article.figures),
         mentions=sum(len(figure.mentions) for figure in article.figures),
         mentions_bare=article.mentions_bare,
+        articles_mended=article.mended,
         citations=article.citations,
         citations_unresolved=len(article.unresolved),
     )
@@ -171,13 +187,16 @@ def _read(source: sources.Source, tally: Tally) -> tuple[jats.Article, dict[str,
 
 def _candidates(
     source: sources.Source, article: jats.Article, metadata: dict[str, Any], taken: set[str]
-) -> list[tuple[Pair, jats.Figure, str]]:
-    """(pair without its image, figure, href) for every image the article names; "" for a figure without any."""
+) -> list[tuple[Pair, _Candidate]]:
+    """A pair, yet without its image, for every image the article names, and one for a figure without any."""
     name = _identity(source, article, metadata)
     rows = []
     for number, figure in enumerate(article.figures, 1):
         caption = f"{figure.group_caption} {figure.caption}".strip()
         verdict = domain.classify(caption, figure.mentions, article.title)
+        is_compound = panel.is_compound(caption)
+        own = licence.strictest(article.licence, figure.licence) if figure.licence else article.licence
+        before: set[str | bytes] = set()
         for href in figure.graphics or ("",):
             pair = Pair(
                 key=store.make_key(name, figure.id or f"figure{number}", taken),
@@ -186,35 +205,46 @@ def _candidates(
                 label=figure.label,
                 mentions=figure.mentions,
                 title=article.title,
+                authors=article.authors,
                 article=name,
                 figure=figure.id,
                 pmid=article.pmid,
                 doi=article.doi,
-                licence=figure.licence or article.licence,
+                licence=own,
+                credit=figure.credit,
                 source=source.where,
                 domain=verdict.domain,
                 domain_score=verdict.score,
                 is_plot=verdict.is_plot,
-                is_compound=panel.is_compound(caption),
+                is_compound=is_compound,
             )
-            rows.append((pair, figure, href))
+            rows.append((pair, _Candidate(figure, href, before)))
     return rows
 
 
-def _examine(
-    pair: Pair, figure: jats.Figure, href: str, source: sources.Source, section: CorpusSection
-) -> tuple[Pair, bytes]:
+def _examine(pair: Pair, candidate: _Candidate, source: sources.Source, section: CorpusSection) -> tuple[Pair, bytes]:
     """The finished pair and the bytes to store. Raises _Drop with the first check that fails."""
+    figure, href, before = candidate
     if not licence.allowed(pair.licence, section.licence):
+        if figure.third_party:
+            raise _Drop("third_party")
         raise _Drop("licence_unknown" if pair.licence == licence.UNKNOWN else "licence_excluded")
     if len(pair.caption.split()) < section.min_caption_words:
         raise _Drop("caption_too_short")
     if not href:
         raise _Drop("no_graphic")
+    name = PurePosixPath(href.replace("\\", "/")).name.lower()
+    if name in before:
+        raise _Drop("image_again")
+    before.add(name)
     try:
         data = source.image(href)
         if data is None:
             raise _Drop("image_missing")
+        digest = hashlib.sha256(data).digest()
+        if digest in before:
+            raise _Drop("image_again")
+        before.add(digest)
         seen = glance(data, f"{source.where}: {href}", section.max_pixels)
     except (ImageError, archives.SourceError) as error:
         raise _Drop(error.reason if "image" in error.reason else f"image_{error.reason}") from None

@@ -195,7 +195,8 @@ def test_the_page_and_the_attribution_name_what_they_must(mixed: Path, tmp_path:
     for words in ("licence_unknown", "CC-BY-4.0", "ct_scan", "not_jats.xml", "Seen in Fig. 1.", "data:image/jpeg"):
         assert words in page
     attribution = (tmp_path / "out/ATTRIBUTION.md").read_text()
-    assert "A case (PMC1.1). CC-BY-4.0." in attribution
+    assert "- A case. <https://pmc.ncbi.nlm.nih.gov/articles/PMC1/> (PMC1.1). CC-BY-4.0." in attribution
+    assert "| CC-BY-4.0 | 2 | <https://creativecommons.org/licenses/by/4.0/> |" in attribution
     assert "PMC2.1" not in attribution
 
 

@@ -80,6 +80,32 @@ def test_text_of_a_caption_survives_any_nesting_but_not_comments_and_tex() -> No
     assert found.figures[0].caption.replace(" ", "") == "x2ayz"
 
 
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("5 × 10<sup>6</sup>/mL", "5 × 10^6/mL"),
+        ("p &lt; 10<sup>−4</sup>", "p < 10^−4"),
+        ("10<italic><sup> 3 </sup></italic> cells", "10^ 3 cells"),
+        ("<mml:msup><mml:mn>10</mml:mn><mml:mn>6</mml:mn></mml:msup> dose", "10^6 dose"),
+        ("<mml:mfrac><mml:mn>1</mml:mn><mml:mn>2</mml:mn></mml:mfrac> dose", "1/2 dose"),
+        (
+            "<mml:mfrac><mml:mrow><mml:mi>a</mml:mi><mml:mo>+</mml:mo><mml:mi>b</mml:mi></mml:mrow><mml:mi>c</mml:mi>"
+            "</mml:mfrac>",
+            "(a+b)/c",
+        ),
+        (
+            "H<sub>2</sub>O, cm<sup>2</sup>, s<sup>−1</sup>, <sup>18</sup>F and <sup>99m</sup>Tc",
+            "H2O, cm2, s−1, 18F and 99mTc",
+        ),
+        ("the 4<sup>th</sup> of 12<sup>a</sup>", "the 4th of 12a"),
+        ("in 2010<sup><xref ref-type='bibr' rid='b5'>5</xref></sup>", "in 20105"),  # a note, not a power
+    ],
+)
+def test_powers_and_fractions_are_not_other_numbers(text: str, plain: str) -> None:
+    figure = f"<fig xmlns:mml='m'><caption><p>{text}</p></caption></fig>"
+    assert article(figure).figures[0].caption == plain
+
+
 def test_figures_without_id_label_caption_or_graphic_are_kept() -> None:
     found = article("<fig><graphic xlink:href='a.jpg'/></fig><fig id='f2'><label>Fig. 2</label></fig>")
     assert [(f.id, f.label, f.caption, f.graphics) for f in found.figures] == [
@@ -310,6 +336,28 @@ def test_one_link_to_very_many_figures_is_refused() -> None:
     assert caught.value.reason == "mentions_bomb"
 
 
+def test_the_caption_of_a_group_is_read_once_and_shared_and_bounded() -> None:
+    words = "word " * 1_000
+    group = f"<fig-group><caption><p>{words}</p></caption>{'<fig/>' * 50}</fig-group>"
+    captions = [figure.caption for figure in article(group).figures]
+    assert all(caption is captions[0] for caption in captions)
+    for one in ("<fig/>", fig(1, "Its own.")):
+        with pytest.raises(ArticleError) as caught:
+            article(group.replace("<fig/>", one * 300))
+        assert caught.value.reason == "text_bomb"
+
+
+def test_a_text_that_thousands_of_images_would_carry_is_refused() -> None:
+    figure = f"<fig><caption><p>{'word ' * 2_000}</p></caption>{{}}</fig>"
+    assert len(article(figure.format("<graphic xlink:href='a'/>")).figures) == 1
+    with pytest.raises(ArticleError) as caught:
+        article(figure.format("".join(f"<graphic xlink:href='{n}'/>" for n in range(6_000))))
+    assert caught.value.reason == "text_bomb"
+    title = f"<title-group><article-title>{'word ' * 2_000}</article-title></title-group>"
+    with pytest.raises(ArticleError, match="59,994,000"):
+        article("<fig/>" * 6_000, title)
+
+
 # --- licence ---------------------------------------------------------------------------------
 
 
@@ -407,6 +455,38 @@ def test_a_link_inside_of_a_link_is_read_where_it_stands() -> None:
     found = article(f"<p>See {xref(1, 'Fig. 1A, ' + xref(2, 'Fig. 2B'))} there.</p>{fig(1)}{fig(2)}")
     assert sentences(found, 0) == sentences(found, 1) == ["See Fig. 1A, Fig. 2B there."]
     assert found.figures[1].mentions[0].panels == "B"
+
+
+def test_a_prefix_or_character_that_is_not_declared_is_read_and_told() -> None:
+    xml = b"<article><fig><caption><p>5&nbsp;&micro;m</p></caption><graphic xlink:href='a.jpg'/></fig>%s</article>"
+    found = parse_article(xml % b"")
+    assert (found.figures[0].caption, found.figures[0].graphics, found.mended) == ("5 µm", ("a.jpg",), True)
+    assert not parse_article(b"<article/>").mended
+    with pytest.raises(ArticleError) as caught:
+        parse_article(xml % b"<p>")
+    assert caught.value.reason == "not_xml"
+
+
+def test_a_figure_in_a_figure_keeps_its_picture_to_itself() -> None:
+    inner = "<fig id='f1a'><caption><p>Inner.</p></caption><graphic xlink:href='b'/></fig>"
+    found = article(f"<fig id='f1'><caption><p>Outer.</p></caption><graphic xlink:href='a'/>{inner}</fig>")
+    assert [(figure.caption, figure.graphics) for figure in found.figures] == [("Outer.", ("a",)), ("Inner.", ("b",))]
+
+
+def test_numbers_of_thousands_of_digits_are_no_figures() -> None:
+    long = "9" * 5_000
+    body = f"<p>In {xref(1, f'Figs. 1-{long}')}, {xref(1, f'Figs. 1, {long}')}, {xref(1)}-{long}.</p>"
+    found = article(body + fig(1) + fig(2, label=f"Figure {long}"))
+    assert [len(figure.mentions) for figure in found.figures] == [1, 0]
+
+
+def test_ranges_among_very_many_figures_are_looked_up_and_not_searched() -> None:
+    figures = "".join(f"<fig id='f{n}'><label>Figure {n}</label></fig>" for n in range(5_000))
+    text = "".join(f"<p>See {xref(n, f'Figs. {n}-{n + 1}')}.</p>" for n in range(4_999))
+    began = time.process_time()
+    found = article(text + figures)
+    assert all(len(figure.mentions) == 2 for figure in found.figures[1:-1])
+    assert time.process_time() - began < 2.5  # four if all figures are looked through for each
 
 
 REFERENCES = (

@@ -58,9 +58,59 @@ def test_urls(url: str, expected: str) -> None:
         ("Open Access article in the spirit of the Public Library of Science principles", "unknown"),
         ("© Springer Science+Business Media, LLC 2007", "unknown"),
         ("", "unknown"),
+        # what publishers of CC BY write, which restricts nothing
+        (
+            "licensed under a Creative Commons Attribution 4.0 International License. The images or other third party "
+            "material in this article are included in the article's Creative Commons licence, unless indicated "
+            "otherwise in a credit line to the material. If material is not included in the article's Creative Commons "
+            "licence and your intended use is not permitted by statutory regulation or exceeds the permitted use, you "
+            "will need to obtain permission directly from the copyright holder. To view a copy of this licence, visit "
+            "http://creativecommons.org/licenses/by/4.0/. The Creative Commons Public Domain Dedication waiver "
+            "(http://creativecommons.org/publicdomain/zero/1.0/) applies to the data made available in this article.",
+            "CC-BY-4.0",
+        ),
+        (
+            "under the terms of the Creative Commons Attribution License (CC BY). The use, distribution or "
+            "reproduction in other forums is permitted, provided the owner(s) are credited. No use, distribution or "
+            "reproduction is permitted which does not comply with these terms.",
+            "CC-BY",
+        ),
+        ("CC BY 4.0, which permits reuse, commercially or not, without asking prior permission", "CC-BY-4.0"),
+        (
+            "CC BY 4.0, which permits commercial use without permission; it does not restrict commercial use",
+            "CC-BY-4.0",
+        ),
+        ("Creative Commons Attribution 4.0, for any purpose, not only commercial", "CC-BY-4.0"),
+        ("CC BY 4.0. Articles may contain illustrations copyrighted by other organizations", "CC-BY-4.0"),
     ],
 )
 def test_prose(text: str, expected: str) -> None:
+    assert licence.from_text(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Creative Commons Attribution License; no commercial use", "CC-BY-NC"),
+        ("Creative Commons Attribution License. Commercial use requires permission", "CC-BY-NC"),
+        ("Creative Commons Attribution License. For commercial re-use, permission must be obtained", "CC-BY-NC"),
+        ("CC BY 4.0, commercial reuse is not permitted", "CC-BY-NC-4.0"),
+        ("Creative Commons Attribution license for uses that are not commercial", "CC-BY-NC"),
+        ("CC BY. The work cannot be changed in any way or used commercially without permission", "CC-BY-NC-ND"),
+        (
+            "Creative Commons Attribution License, the use is non-commercial and no modifications are made",
+            "CC-BY-NC-ND",
+        ),
+        ("CC-BY/NC 4.0", "CC-BY-NC-4.0"),
+        ("License (CCBY-NC-ND)", "CC-BY-NC-ND"),
+        ("All rights reserved. No commercial reuse. CC BY", "unknown"),
+        ("This is not an open access article under the Creative Commons Attribution License", "unknown"),
+        ("Previously published under CC BY", "unknown"),
+        ("CC BY applies to the text only; figures are © Elsevier", "unknown"),
+        ("CC BY 4.0, except for the figures", "unknown"),
+    ],
+)
+def test_a_restriction_in_other_words_counts_and_a_denied_licence_does_not(text: str, expected: str) -> None:
     assert licence.from_text(text) == expected
 
 
@@ -69,18 +119,43 @@ def test_prose(text: str, expected: str) -> None:
     [
         ("CC BY", "CC-BY"), ("CC0", "CC0-1.0"), ("CC BY-NC-ND", "CC-BY-NC-ND"), ("CC BY-NC", "CC-BY-NC"),
         ("CC BY-SA", "CC-BY-SA"), ("TDM", "TDM"), ("NO-CC CODE", "unknown"), ("", "unknown"),
-        ("CC-BY-4.0", "CC-BY-4.0"),
+        ("CC-BY-4.0", "CC-BY-4.0"), ("CC BY 3.0 IGO", "CC-BY-3.0"),
     ],
 )  # fmt: skip
 def test_codes_of_pubmed_central(code: str, expected: str) -> None:
     assert licence.from_code(code) == expected
 
 
-def test_the_code_wins_and_the_article_adds_the_version() -> None:
+def test_of_code_and_article_the_narrower_holds_and_the_article_adds_the_version() -> None:
     assert licence.combine("CC BY", "CC-BY-4.0") == "CC-BY-4.0"
     assert licence.combine("CC BY-NC", "CC-BY-4.0") == "CC-BY-NC"
+    assert licence.combine("CC BY", "CC-BY-NC-4.0") == "CC-BY-NC-4.0"
     assert licence.combine("TDM", "CC-BY-4.0") == "TDM"
-    assert licence.combine("NO-CC CODE", "CC-BY-4.0") == "unknown"
+    assert licence.combine("NO-CC CODE", "CC-BY-4.0") == licence.combine("", "CC-BY-4.0") == "CC-BY-4.0"
+    assert licence.combine("NO-CC CODE", "unknown") == "unknown"
+
+
+def test_a_conflict_is_two_licences_of_different_families() -> None:
+    assert licence.conflict("CC BY", "CC-BY-NC-4.0")
+    assert not licence.conflict("CC BY", "CC-BY-4.0")
+    assert not licence.conflict("NO-CC CODE", "CC-BY-4.0")
+    assert not licence.conflict("CC BY", "unknown")
+
+
+def test_a_part_with_a_licence_of_its_own_never_widens_the_articles() -> None:
+    assert licence.strictest("CC-BY-4.0", "CC-BY-NC-4.0") == "CC-BY-NC-4.0"
+    assert licence.strictest("CC-BY-NC-4.0", "CC0-1.0") == "CC-BY-NC-4.0"
+    assert licence.strictest("unknown", "CC-BY-4.0") == licence.strictest("CC-BY-4.0", "unknown") == "unknown"
+
+
+@pytest.mark.parametrize("found", ["CC0-1.0", "CC-PDM-1.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-NC-ND-2.5"])
+def test_the_address_of_a_licence_names_it(found: str) -> None:
+    assert licence.from_url(licence.url(found)) == found
+
+
+@pytest.mark.parametrize("found", ["CC-BY", "CC-PDDC", "TDM", "unknown"])
+def test_what_has_no_one_text_has_no_address(found: str) -> None:
+    assert licence.url(found) == ""
 
 
 def test_links_and_words_of_one_statement_count_together_and_a_waiver_for_data_does_not() -> None:

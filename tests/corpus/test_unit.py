@@ -26,7 +26,7 @@ from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus import build as building
-from llavamed.corpus import sources
+from llavamed.corpus import shards, sources, store
 from llavamed.corpus import unit as units
 from llavamed.corpus.build import build
 from llavamed.corpus.output import Output
@@ -202,6 +202,69 @@ def test_the_command_line_chooses_place_workers_and_engine(
     assert command("--out", tmp_path / "two", "--engine", "spark") == 2
     assert "give one of local, ray" in capsys.readouterr().err
     assert command("--out", tmp_path / "two", "--workers", 0) == 2
+
+
+def test_a_file_that_a_figure_names_again_is_one_pair(tmp_path: Path) -> None:
+    """By the same name in another folder or under another extension, or as the same bytes under another name."""
+    names = ["g1", "x/g1", "y\\G1", "g1.tif", "copy", "g2"]
+    graphics = "".join(f"<graphic xlink:href='{name}'/>" for name in names)
+    xml = article(1, 1).replace(b"<graphic xlink:href='g1'/>", graphics.encode())
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.xml").write_bytes(xml)
+    for name, seed in (("g1", 1), ("copy", 1), ("g2", 2)):
+        (tmp_path / f"in/{name}.jpg").write_bytes(picture(seed))
+    made = build(tmp_path / "in", tmp_path / "out", workers=1)
+    assert (made.counts["pairs"], made.funnel) == (2, {"image_again": 4})
+
+
+@pytest.mark.parametrize("fmt", ["webdataset", "hf"])
+def test_long_texts_and_large_images_are_held_only_until_there_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fmt: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.xml").write_bytes(article(1, 12))
+    for n in range(1, 13):
+        (tmp_path / f"in/g{n}.jpg").write_bytes(picture(n))
+    section = CorpusSection(format=fmt)  # type: ignore[arg-type]
+    whole = build(tmp_path / "in", tmp_path / "whole", section, workers=1)
+    monkeypatch.setattr(store, "TEXT_PER_SHARD", 500)
+    monkeypatch.setattr(shards.ParquetShard, "_BYTES", 3000)
+    cut = build(tmp_path / "in", tmp_path / "cut", section, workers=1)
+    assert (whole.counts["shards"], whole.counts["pairs"]) == (1, 12)
+    assert cut.counts["shards"] == 3
+    before, after = Corpus(tmp_path / "whole"), Corpus(tmp_path / "cut")
+    keys = before.keys()
+    assert list(before.pairs()) == list(after.pairs())
+    assert [before.image(key) for key in keys] == [after.image(key) for key in keys]
+    assert after.keys() == keys
+    if fmt == "hf":
+        groups = [pq.ParquetFile(path).num_row_groups for path in sorted((tmp_path / "cut").glob("shard*"))]
+        assert max(groups) > 1
+
+
+def test_a_third_partys_figure_is_left_out_by_name_and_a_narrower_one_by_its_licence(tmp_path: Path) -> None:
+    xml = article(1, 3)
+    xml = xml.replace(b"of patient 12", b"of patient 12. Reprinted with permission from Elsevier. It shows one")
+    xml = xml.replace(b"of patient 13", b"of patient 13. Licensed under CC BY-NC 4.0. It shows one")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.xml").write_bytes(xml)
+    for n in range(1, 4):
+        (tmp_path / f"in/g{n}.jpg").write_bytes(picture(n))
+    made = build(tmp_path / "in", tmp_path / "out", workers=1)
+    assert (made.counts["pairs"], made.funnel) == (1, {"licence_excluded": 1, "third_party": 1})
+    assert "Reprinted with permission from Elsevier." in (tmp_path / "out/report.html").read_text()
+    made = build(tmp_path / "in", tmp_path / "any", CorpusSection(licence="any"), workers=1)
+    licences = [pair.licence for pair in Corpus(tmp_path / "any").pairs()]
+    assert (made.funnel, licences) == ({}, ["CC-BY-4.0", "unknown", "CC-BY-NC-4.0"])
+
+
+def test_a_conflict_of_metadata_and_article_is_counted_and_the_narrower_holds(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.xml").write_bytes(article(1, 1))
+    (tmp_path / "in/a.json").write_text(json.dumps({"license_code": "CC BY-NC"}))
+    (tmp_path / "in/g1.jpg").write_bytes(picture(1))
+    made = build(tmp_path / "in", tmp_path / "out", CorpusSection(licence="noncommercial"), workers=1)
+    assert (made.counts["licence_conflicts"], made.extra["licences"]) == (1, {"CC-BY-NC": 1})
 
 
 def test_a_unit_travels_light(articles: Path) -> None:
