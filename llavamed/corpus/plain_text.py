@@ -134,9 +134,10 @@ class _Text:
 
     def power(self, raised: Any) -> str:
         """ "^" before an exponent of a number, as "10<sup>6</sup>" is not 106; nothing before an ordinal or a note."""
+        if len(raised) or not _EXPONENT.fullmatch(raised.text or ""):
+            return ""
         before = next((piece[-1] for piece in reversed((*self.settled[-1:], *self.pieces[-8:])) if piece), "")
-        is_number = len(raised) == 0 and _EXPONENT.fullmatch(raised.text or "")
-        return "^" if is_number and before.isdigit() else ""
+        return "^" if before.isdigit() else ""
 
     def settle(self) -> int:
         """Put white space in order up to here; the length of the text so far."""
