@@ -25,10 +25,13 @@ from itertools import product
 import numpy as np
 from PIL import Image, ImageFilter
 
+from llavamed.imaging.decode import Glance
+
 SIDE = 192  # pixels: the shorter side of the grey picture that the search wants at least
 SAME = 0.69  # correlation of the fine detail from which two pictures are one
 _ALIKE = 0.75  # of 16 x 16 values: below it nothing is looked at closely
 _CLOSELY = 5  # pictures of the gallery that are
+MINIATURE = 16  # pixels a side
 _HASHED, _COARSE, _ALIGNED, _FINE = 32, 16, 64, 96  # pixels a side
 _BLUR = 3.0  # pixels of _FINE: what is coarser says only that both are chest X-rays
 _EDGES = ((0.0, 0.0), (0.025, 0.025), (0.05, 0.05), (0.0, 0.05), (0.05, 0.0))  # cut off on either side
@@ -48,6 +51,17 @@ def phash(grey: Image.Image) -> int:
     low_88 = _COSINES @ small_HW @ _COSINES.T
     bits = (low_88 > np.median(low_88)).ravel()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def miniature(seen: Glance) -> np.ndarray:
+    """(256,) uint8: `MINIATURE` x `MINIATURE` grey values. A glance is reduced by a whole number, so its last row and
+    column may stand for less than the others; that is taken into account, or copies of other sizes would not agree."""
+    grey, whole = seen.grey, (seen.width, seen.height)
+    factors = (max(1, round(side / small)) for side, small in zip(whole, grey.size, strict=True))
+    sides = (s / f if -(-s // f) == g else g for s, f, g in zip(whole, factors, grey.size, strict=True))
+    right, bottom = sides
+    small = grey.resize((MINIATURE, MINIATURE), Image.Resampling.HAMMING, box=(0, 0, right, bottom))
+    return np.asarray(small, np.uint8).ravel()
 
 
 class Gallery:
