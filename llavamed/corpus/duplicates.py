@@ -9,7 +9,7 @@ hash, are the same. So each search has a cheap way to candidates and a finer tes
 
 - pictures by their `miniature` (16 x 16 grey values). Near are those that correlate to 0.98 and whose `phash` differs in
   at most 6 of 64 bits: copies that were scaled or compressed again, not another patient's curve. Candidates are those
-  that agree in one of four sets of 8 broad waves (terms of a cosine transform), each to 0.02: a grid is laid over the
+  that agree in one of six sets of 8 broad waves (terms of a cosine transform), each to 0.01: a grid is laid over the
   8 numbers, and a picture looks into its own cell and, where it is near a wall, into the next. It is compared with the
   first of each group alone, and joins the first that it is near to: so a group holds what is near to its first picture,
   never a chain from one plot to another;
@@ -30,8 +30,8 @@ from llavamed.imaging.lookalike import MINIATURE
 
 NEAR_BITS = 6  # of the perceptual hash
 NEAR_LOOKS = 0.98  # correlation of two miniatures
-_SETS, _WAVES = 4, 8
-_APART = 0.02  # what scaling and recompression change a wave by, at most
+_SETS, _WAVES = 6, 8
+_APART = 0.01  # scaling and recompression change few waves by more
 _WALLS = 4 * _APART  # from one wall of the grid to the next
 NEAR_CAPTIONS = 0.8
 LEAST_WORDS = 8  # shorter captions ("Flow chart of the study.") are the same without being copies

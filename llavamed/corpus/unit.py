@@ -97,7 +97,7 @@ def make(unit: Unit, out: Output) -> Tally:
                         pair, data, look = _examine(pair, figure, href, source, unit.section)
                     except _Drop as drop:
                         tally.reject(drop.reason, pair, drop.image)
-                        if drop.reason == "image_missing":
+                        if drop.reason in ("image_missing", "image_format"):
                             imageless.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
                             tally.show(pair)
                         continue
