@@ -24,6 +24,7 @@ from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus import engines, prune
+from llavamed.corpus.alone import alone
 from llavamed.corpus.held_out import HeldOut, Read
 from llavamed.corpus.store import INDEX, Corpus
 from llavamed.errors import InputError
@@ -70,6 +71,13 @@ def audit(
 ) -> dict[str, Any]:
     """Look for the benchmarks' images and questions in a corpus folder and take out the pairs that hold them, or with
     `keep` only tell. Returns the content of `audit.json`. Raises InputError for a folder that is no corpus."""
+    if not corpus.is_dir():
+        Corpus(corpus)  # raises
+    with alone(corpus):
+        return _audit(corpus, benchmarks, keep, workers)
+
+
+def _audit(corpus: Path, benchmarks: Sequence[Against], keep: bool, workers: int | None) -> dict[str, Any]:
     prune.go_on(corpus)
     body = Corpus(corpus).body
     known = {row["benchmark"]: row for row in body.get("extra", {}).get("audits", [])}

@@ -217,6 +217,14 @@ class Corpus:
             for row in batch.to_pylist():
                 yield Pair.from_json(row)
 
+    def pair(self, key: str) -> Pair:
+        """The pair with this key, from the part of the index that has it."""
+        for part in range(self._index.num_row_groups):
+            keys = self._index.read_row_group(part, columns=["key"], use_threads=False)["key"].to_pylist()
+            if key in keys:
+                return Pair.from_json(self._index.read_row_group(part).slice(keys.index(key), 1).to_pylist()[0])
+        raise InputError(f"{self.folder}: no pair with the key {key!r} in this corpus")
+
     def has_image(self, key: str) -> bool:
         """Whether there are bytes where the pair's image should be; they are not looked at."""
         shard, offset, size = self._places[key]

@@ -196,6 +196,26 @@ def test_an_audit_is_done_once_and_another_goes_on_from_it(
     check(corpus, sorted({f"a{a}_f{f}" for a in range(6) for f in range(3)} - gone))
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_build_that_undoes_an_audit_says_so_and_takes_its_page_away(
+    corpus: Path, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
+) -> None:
+    audit(corpus, [against()], workers=1)
+    assert {"audit.json", "audit.html"} <= {path.name for path in corpus.iterdir()}
+    anew = partial(build, made / "articles", corpus, CorpusSection(min_side=16), workers=1)
+    if stopped:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(units, "make", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            anew()
+    anew()
+    assert "was audited against bench100, which the new build undoes" in capsys.readouterr().err
+    assert not {"audit.json", "audit.html"} & {path.name for path in corpus.iterdir()}
+    check(corpus, sorted(f"a{a}_f{f}" for a in range(6) for f in range(3)))
+    anew()
+    assert "finished already" in capsys.readouterr().err
+    assert {one["key"] for one in audit(corpus, [against()], workers=1)["found"]} == HIT
+
+
 @pytest.mark.parametrize("step", ["look_through", "begin", "_without", "_index", "_recount", "write"])
 def test_an_audit_that_is_stopped_anywhere_ends_the_same(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, step: str
