@@ -173,7 +173,7 @@ def _tar_members(path: Path, changed_ns: int) -> Iterator[_Member]:
 def _parts(info: tarfile.TarInfo) -> Iterator[tuple[int, int, int]]:
     """A tar leaves the empty parts of a sparse file out."""
     offset = info.offset_data
-    for at, length in info.sparse or [(0, info.size)]:
+    for at, length in cast(Any, info.sparse) or [(0, info.size)]:
         yield offset, at, length
         offset += length
 

@@ -7,12 +7,12 @@ after the first key in it, and who trains or splits decides.
 Comparing all pairs is not possible, and plots make it hard: of two Kaplan-Meier curves the axes, half of the perceptual
 hash, are the same. So each search has a cheap way to candidates and a finer test of them:
 
-- pictures by their `miniature` (16 x 16 grey values). Near are those that correlate to 0.98 and whose `phash` differs in
-  at most 6 of 64 bits: copies that were scaled or compressed again, not another patient's curve. Candidates are those
-  that agree in one of six sets of 8 broad waves (terms of a cosine transform), each to 0.01: a grid is laid over the
-  8 numbers, and a picture looks into its own cell and, where it is near a wall, into the next. It is compared with the
-  first of each group alone, and joins the first that it is near to: so a group holds what is near to its first picture,
-  never a chain from one plot to another;
+- pictures by their `miniature` (16 x 16 grey values). Near are those that correlate to 0.98 and whose `phash` differs
+  in at most 6 of 64 bits: copies that were scaled or compressed again, not another patient's curve. Candidates are
+  those that agree in one of six sets of 8 broad waves (terms of a cosine transform), each to 0.01: a grid is laid
+  over the 8 numbers, and a picture looks into its own cell and, where it is near a wall, into the next. It is
+  compared with the first of each group alone, and joins the first that it is near to: so a group holds what is near
+  to its first picture, never a chain from one plot to another;
 - captions by MinHash (Broder 1997) of their three-word runs: 64 minima in 16 bands of 4, then the share of equal
   minima, which estimates the share of runs in common, must be 0.8.
 """
@@ -44,8 +44,8 @@ _WORD = re.compile(r"\w+")
 
 
 def _basis() -> np.ndarray:
-    """(sets x waves, 256): the broadest terms of a miniature's cosine transform but its mean, each of length 1, dealt out
-    to the sets in turn."""
+    """(sets x waves, 256): the broadest terms of a miniature's cosine transform but its mean, each of length 1, dealt
+    out to the sets in turn."""
     k = np.arange(MINIATURE)
     cosines = np.cos(np.pi * (2 * k[None] + 1) * k[:, None] / (2 * MINIATURE)) * np.sqrt(2 / MINIATURE)
     cosines[0] /= np.sqrt(2)

@@ -57,4 +57,6 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 yield dict(json.loads(line))
             except (ValueError, TypeError):
-                raise InputError(f"{path}: damaged; delete it, and run the same `llavamed corpus fetch` again") from None
+                raise InputError(
+                    f"{path}: damaged; delete it, and run the same `llavamed corpus fetch` again"
+                ) from None

@@ -13,7 +13,8 @@ reading, since a header may lie; an href of the XML is never used as a path, it 
 names that the listing holds. So an article cannot reach a file outside its own folder.
 
 Everything is listed in sorted order, so the same input is always the same sequence. What is passed over
-(a linked folder, a link to nowhere, a zip without an article, an article that a mirror has in part) becomes a `Problem`, which the corpus counts.
+(a linked folder, a link to nowhere, a zip without an article, an article that a mirror has in part) becomes a
+`Problem`, which the corpus counts.
 An archive is listed as one `Package` and looked into when its turn comes, perhaps in another process: so
 are a hundred thousand of them listed at once.
 """
@@ -79,8 +80,8 @@ class Source:
         return self._container.read(self._member, MAX_XML_BYTES)
 
     def metadata(self) -> dict[str, Any] | None:
-        """The JSON object beside the XML (PubMed Central's `license_code`, `is_retracted`...), or None. Raises SourceError
-        for one that is damaged: it might have said that the article is retracted."""
+        """The JSON object beside the XML (PubMed Central's `license_code`, `is_retracted`...), or None. Raises
+        SourceError for one that is damaged: it might have said that the article is retracted."""
         name = self._near.beside(self._member, ".json")
         if name is None:
             return None
@@ -127,7 +128,9 @@ class Package:
             problems.append(Problem(where, member.reason, f"{where}: {_REFUSED[member.reason]}"))
         for name in filter(_is_packed, archive.names):
             where = f"{self.where}!{_shown(name)}"
-            problems.append(Problem(where, "nested_archive", f"{where}: an archive in an archive; unpack the outer one"))
+            problems.append(
+                Problem(where, "nested_archive", f"{where}: an archive in an archive; unpack the outer one")
+            )
         if not any(_is_xml(name) for name in archive.names):
             problems.append(Problem(self.where, "archive_without_article", f"{self.where}: no XML in it"))
         found = sorted(_articles(archive, archive.names, f"{self.where}!", problems), key=lambda source: source.where)
@@ -228,9 +231,7 @@ def _whole(sources: list[Source], fetched: set[str], problems: list[Problem]) ->
     kept = []
     for source in sources:
         parts = PurePosixPath(source.where).parts
-        if len(parts) != 2 or not _BUCKET_FOLDER.fullmatch(parts[0]):
-            kept.append(source)
-        elif parts[0] in fetched and source.has_metadata:
+        if len(parts) != 2 or not _BUCKET_FOLDER.fullmatch(parts[0]) or (parts[0] in fetched and source.has_metadata):
             kept.append(source)
         else:
             message = f"{source.where}: not fetched whole; run the same `llavamed corpus fetch` again"

@@ -154,7 +154,8 @@ def read_keys(part: bytes) -> list[str]:
 def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, int]:
     """Join the units' indexes into one, with the groups of pairs that say the same; returns how many there are.
 
-    Two passes: the first keeps a key, two hashes, a miniature and a caption's minima of each pair, the second copies the rows.
+    Two passes: the first keeps a key, two hashes, a miniature and a caption's minima of each pair, the second
+    copies the rows.
     """
     parts = list(parts)
     keys, digests = pa.chunked_array([], pa.string()), pa.chunked_array([], pa.string())

@@ -202,9 +202,7 @@ def _candidates(
     return rows
 
 
-def _examine(
-    pair: Pair, figure: jats.Figure, href: str, source: sources.Source, section: CorpusSection
-) -> _Made:
+def _examine(pair: Pair, figure: jats.Figure, href: str, source: sources.Source, section: CorpusSection) -> _Made:
     """The finished pair, the bytes to store and the miniature. Raises _Drop with the first check that fails."""
     if not licence.allowed(pair.licence, section.licence):
         raise _Drop("licence_unknown" if pair.licence == licence.UNKNOWN else "licence_excluded")

@@ -1,9 +1,9 @@
 """A packed file as if it lay unpacked: any part of it by its place, at the cost of unpacking what is near it.
 
 A gzip stream can only be read from its start: to know a byte, all before it must have been unpacked. But a decompressor
-is a small state (a window of 32 KB), and it can be copied. So the stream is cut into blocks; on the first pass a copy of
-the decompressor is kept where each begins, and from then on a block is unpacked by itself, from its copy. The blocks in
-use are held, a bounded number of bytes of them: who reads in the order of the file unpacks each block once, and who
+is a small state (a window of 32 KB), and it can be copied. So the stream is cut into blocks; on the first pass a copy
+of the decompressor is kept where each begins, and from then on a block is unpacked by itself, from its copy. The blocks
+in use are held, a bounded number of bytes of them: who reads in the order of the file unpacks each block once, and who
 jumps pays one block a jump, never the whole file.
 
 Copies are bounded too: when there are too many, every other one goes and the blocks are twice as large.

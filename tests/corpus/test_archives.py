@@ -80,7 +80,9 @@ def test_a_sparse_file_of_a_tar_has_its_empty_parts(tmp_path: Path) -> None:
             out.seek(at)
             out.write(content[at : at + 6])
     for form in ("gnu", "posix"):
-        made = subprocess.run(["tar", "-C", tmp_path, "--sparse", f"--format={form}", "-czf", tmp_path / "a.tgz", "a.xml"])
+        made = subprocess.run(
+            ["tar", "-C", tmp_path, "--sparse", f"--format={form}", "-czf", tmp_path / "a.tgz", "a.xml"]
+        )
         assert made.returncode == 0
         assert Archive(tmp_path / "a.tgz").read("a.xml", 1_000_000) == content
 

@@ -204,9 +204,10 @@ def test_a_build_that_undoes_an_audit_says_so_and_takes_its_page_away(
     assert {"audit.json", "audit.html"} <= {path.name for path in corpus.iterdir()}
     anew = partial(build, made / "articles", corpus, CorpusSection(min_side=16), workers=1)
     if stopped:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patch:
             patch.setattr(units, "make", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-            anew()
+            with pytest.raises(KeyboardInterrupt):
+                anew()
     anew()
     assert "was audited against bench100, which the new build undoes" in capsys.readouterr().err
     assert not {"audit.json", "audit.html"} & {path.name for path in corpus.iterdir()}
@@ -241,6 +242,23 @@ def test_an_audit_that_is_stopped_anywhere_ends_the_same(
     check(corpus, sorted({f"a{a}_f{f}" for a in range(6) for f in range(3)} - HIT))
     groups = pq.read_table(corpus / "index.parquet", columns=["image_group"])["image_group"].to_pylist()
     assert groups == [""] * 8
+
+
+def test_benchmarks_too_large_for_many_processes_are_told(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit(corpus, [against(0)], keep=True, workers=1)
+    assert "GiB" not in capsys.readouterr().err
+    monkeypatch.setattr(auditing, "_MUCH", 100_000)
+    audit(corpus, [against()], keep=True, workers=1)
+    assert "take 0.0 GiB in each of 2 processes" in capsys.readouterr().err
+
+
+def test_what_was_looked_up_in_another_way_is_looked_up_again(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit(corpus, [against()], workers=1)
+    monkeypatch.setattr(auditing, "VERSION", 3)
+    monkeypatch.setattr(auditing, "_look", lambda *_: [])
+    assert audit(corpus, [against()], workers=1)["benchmarks"][0]["pairs"] == 0
 
 
 def test_groups_are_named_after_what_is_left(corpus: Path) -> None:

@@ -77,9 +77,7 @@ def test_a_picture_joins_the_first_group_whose_first_it_is_near_to(seed: int) ->
     expected = []
     for i in range(140):
         near = [
-            one
-            for one in firsts
-            if hashes[one] == hashes[i] and np.corrcoef(looks[one], looks[i])[0, 1] >= NEAR_LOOKS
+            one for one in firsts if hashes[one] == hashes[i] and np.corrcoef(looks[one], looks[i])[0, 1] >= NEAR_LOOKS
         ]
         expected.append(near[0] if near else i)
         firsts += [] if near else [i]

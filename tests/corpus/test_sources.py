@@ -64,15 +64,18 @@ def test_metadata_that_is_absent_or_no_object_is_none_and_damaged_metadata_is_an
 
 
 def test_a_mirror_gives_what_was_fetched_whole(tmp_path: Path) -> None:
-    """Two were fetched, one failed, one was being fetched when the run was killed, one is known to the journal alone, one
-    is being replaced; and somebody's own article stands beside them."""
+    """Two were fetched, one failed, one was being fetched when the run was killed, one is known to the journal alone,
+    one is being replaced; and somebody's own article stands beside them."""
     names = [f"PMC{n}.1" for n in range(1, 7)]
     files = {f"{name}/{name}.{kind}": b"{}" for name in names for kind in ("xml", "json")}
     files["PMC4.2/PMC4.2.xml"] = b""
     files["own/mine.xml"] = b""
     rows = [{"article": name, "state": "fetched"} for name in ("PMC1.1", "PMC2.1", "PMC3.1", "PMC4.1")]
     rows.append({"article": "PMC5.1", "state": "failed_wrong_md5"})
-    journal: list[dict[str, object]] = [{"settings": "x"}, {"pmcid": 6, "rows": [{"article": "PMC6.1", "state": "fetched"}]}]
+    journal: list[dict[str, object]] = [
+        {"settings": "x"},
+        {"pmcid": 6, "rows": [{"article": "PMC6.1", "state": "fetched"}]},
+    ]
     journal.append({"pmcid": 2, "rows": [{"article": "PMC2.1", "state": "retracted"}]})
     files["articles.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
     files["journal.jsonl"] = "".join(json.dumps(row) + "\n" for row in journal).encode() + b'{"pmcid": 3, "ro'
@@ -94,7 +97,14 @@ def test_a_mirror_gives_what_was_fetched_whole(tmp_path: Path) -> None:
 
 
 def test_a_picture_in_another_format_is_said_to_be_there(tmp_path: Path) -> None:
-    files = {"a.xml": b"", "s.svg": b"<svg/>", "e.EPS": b"%!PS", "both.pdf": b"%PDF", "both.png": b"png", "plain": b"jpg"}
+    files = {
+        "a.xml": b"",
+        "s.svg": b"<svg/>",
+        "e.EPS": b"%!PS",
+        "both.pdf": b"%PDF",
+        "both.png": b"png",
+        "plain": b"jpg",
+    }
     source = opened(scan(put(tmp_path, files)))[0][0]
     for href in ("s", "s.svg", "e.tif", "fig/e.eps"):
         with pytest.raises(SourceError, match="save it as PNG or JPEG") as caught:
@@ -107,7 +117,12 @@ def test_a_picture_in_another_format_is_said_to_be_there(tmp_path: Path) -> None
 def test_accents_are_the_same_however_they_are_written(tmp_path: Path) -> None:
     apart, one = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFD", "NFC"))
     source = opened(scan(put(tmp_path, {"a.xml": b"", f"{apart}1.jpg": b"1", f"{one}2.jpg": b"2"})))[0][0]
-    assert [source.image(href) for href in (f"{one}1", f"{apart}1.JPG", f"{one}2", f"{apart}2")] == [b"1", b"1", b"2", b"2"]
+    assert [source.image(href) for href in (f"{one}1", f"{apart}1.JPG", f"{one}2", f"{apart}2")] == [
+        b"1",
+        b"1",
+        b"2",
+        b"2",
+    ]
 
 
 def test_a_zip_of_windows_is_an_article_with_its_images(tmp_path: Path) -> None:
