@@ -49,12 +49,26 @@ def all_at_once(image: Image.Image, rng: random.Random) -> Image.Image:
     return resized(regreyed(cropped(image, rng), rng), rng)
 
 
+def bordered(image: Image.Image, rng: random.Random) -> Image.Image:
+    """A frame of one grey, as wide as 3-12 % of the picture on each side by itself."""
+    width, height = image.size
+    left, top, right, bottom = (round(side * rng.uniform(0.03, 0.12)) for side in (width, height, width, height))
+    grey = rng.choice([(0, 0, 0), (255, 255, 255)])
+    return ImageOps.expand(image.convert("RGB"), (left, top, right, bottom), grey)
+
+
+def negative(image: Image.Image, _: random.Random) -> Image.Image:
+    return ImageOps.invert(image.convert("RGB"))
+
+
 CHANGES: dict[str, tuple[Change, tuple[int, int]]] = {  # name -> (change, from which JPEG quality to which)
     "recompressed": (lambda image, _: image, (25, 60)),
     "resized": (resized, (85, 95)),
     "crop of 5 %": (cropped, (85, 95)),
     "grey levels": (regreyed, (85, 95)),
     "all four": (all_at_once, (40, 75)),
+    "border": (bordered, (40, 75)),
+    "negative": (negative, (40, 75)),
 }
 
 

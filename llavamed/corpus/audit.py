@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus import engines, prune
-from llavamed.corpus.held_out import HeldOut, Read
+from llavamed.corpus.alone import alone
+from llavamed.corpus.held_out import VERSION, HeldOut, Read
 from llavamed.corpus.store import INDEX, Corpus
 from llavamed.errors import InputError
 from llavamed.imaging.decode import decode
@@ -38,6 +39,7 @@ FOUND = "audit.json"
 PAGE = "audit.html"
 _WORK = ".partial-audit"  # `corpus build` removes it, should it begin anew
 _CARDS, _ROWS = 24, 500
+_MUCH = 2**31  # bytes of benchmarks' pictures, in all processes together
 COLUMNS = ("benchmark", "images", "images found", "questions", "questions found", "pairs with any")
 
 
@@ -70,8 +72,16 @@ def audit(
 ) -> dict[str, Any]:
     """Look for the benchmarks' images and questions in a corpus folder and take out the pairs that hold them, or with
     `keep` only tell. Returns the content of `audit.json`. Raises InputError for a folder that is no corpus."""
+    if not corpus.is_dir():
+        Corpus(corpus)  # raises
+    with alone(corpus):
+        return _audit(corpus, benchmarks, keep, workers)
+
+
+def _audit(corpus: Path, benchmarks: Sequence[Against], keep: bool, workers: int | None) -> dict[str, Any]:
     prune.go_on(corpus)
     body = Corpus(corpus).body
+    benchmarks = [replace(one, fingerprint=fingerprint([one.fingerprint, VERSION])) for one in benchmarks]
     known = {row["benchmark"]: row for row in body.get("extra", {}).get("audits", [])}
     new = [one for one in benchmarks if known.get(one.name, {}).get("fingerprint") != one.fingerprint]
     before: dict[str, Any] = {"benchmarks": list(known.values()), "found": []}
@@ -146,6 +156,13 @@ def _look(corpus: Path, benchmarks: Sequence[Against], workers: int | None) -> l
     for name, one in held.items():
         if one.unreadable:
             print(f"{name}: {one.unreadable:,} of its images cannot be read and are not looked for", file=sys.stderr)
+    size, count = sum(one.nbytes for one in held.values()), min(workers or engines.cores(), len(shards))
+    if size * (count + 1) > _MUCH:
+        print(
+            f"the benchmarks' pictures take {size / 2**30:.1f} GiB in each of {count + 1} processes, and the time of a "
+            "look grows with them: give fewer --workers, or one benchmark at a time",
+            file=sys.stderr,
+        )
     found: dict[str, list[Finding]] = {}
     allowed = Corpus(corpus).body["settings"]["max_pixels"]  # the corpus may have larger images than is usual
     look = partial(look_through, corpus=corpus, held=held, work=work, max_pixels=allowed)

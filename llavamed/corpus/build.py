@@ -13,7 +13,7 @@ as Europe PMC's XML still give captions, labels and mentions).
 
 Same articles, same settings: same bytes in every shard and in the index, whether one process made them or a hundred,
 in one go or after being killed. A finished folder is not built again, and an older corpus is only given up once an
-article of the new one has been read.
+article of the new one has been read; with it goes what an audit took out of it and said of it, which is told.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +34,7 @@ from typing import Any
 from llavamed import manifest
 from llavamed.corpus import card, engines, licence, sources, store, summary
 from llavamed.corpus import unit as units
+from llavamed.corpus.alone import alone
 from llavamed.corpus.output import Output
 from llavamed.corpus.tally import Tally
 from llavamed.corpus.unit import Unit
@@ -42,7 +44,9 @@ from llavamed.progress import Progress
 from llavamed.recipe import CorpusSection
 
 STAGE = "corpus"
+VERSION = 3  # of what is made of the same articles and settings; another is built again
 _SHARDS = "shard-[0-9]*"
+_AUDIT = ("audit.json", "audit.html")  # what `corpus audit` says of a corpus that is no more
 _MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT, summary.LEFT_OUT)
 
 
@@ -57,8 +61,8 @@ def build(
 
     `out` is a local folder or a place that fsspec knows ("s3://bucket/corpus"); `workers` None means one process for
     each processor, `engine` "ray" a Ray cluster that sees the articles under the same path. Raises InputError for a
-    path without articles, for one in which no article can be read, and for an `out` that holds something else; in all
-    these cases `out` is left as it was.
+    path without articles, for one in which no article can be read, and for an `out` that holds something else or is
+    being written by another run; in all these cases `out` is left as it was.
     """
     section = section or CorpusSection()
     licence.check_policy(section.licence)
@@ -66,7 +70,7 @@ def build(
     if place.folder is not None and place.folder.resolve().is_relative_to(articles.resolve()):
         raise InputError(f"{out}: lies in the articles ({articles}); give the corpus a folder of its own")
     listing = sources.scan(articles)
-    settings = section.model_dump(mode="json", exclude={"articles"})
+    settings = section.model_dump(mode="json", exclude={"articles"}) | {"version": VERSION}
     result = Manifest(STAGE, settings, {str(articles): listing.fingerprint})
     if (body := _finished(place, result)) is not None:
         print(f"{out}: finished already, skipped", file=sys.stderr)
@@ -76,15 +80,36 @@ def build(
     for problem in listing.problems:
         tally.leave_out(problem.where, problem.reason, problem.message)
     _try(articles, listing, tally)
-    _begin(place, result)
-    made = _cut(listing, section, result.fingerprint)
-    _clear(place, made)
-    tallies = _make(made, place, engine, workers, len(listing.entries))
-    made, tallies = _without_collisions(made, tallies, place)
-    for one in made:
-        tally.add(tallies[one.number])
-    _put_together(place, made, tally, result, articles, began)
+    with alone(place.folder) if place.folder is not None else nullcontext():
+        audits = _begin(place, result)
+        made = _cut(listing, section, result.fingerprint)
+        _clear(place, made)
+        tallies = _make(made, place, engine, workers, len(listing.entries))
+        made, tallies = _without_collisions(made, tallies, place)
+        for one in made:
+            tally.add(tallies[one.number])
+        _put_together(place, made, tally, result, articles, began)
+    _tell(out, articles, result, audits)
     return result
+
+
+def _tell(out: Path | str, articles: Path, result: Manifest, audits: list[str]) -> None:
+    """What a person should know at once."""
+    if waiting := result.funnel.get("article_not_fetched"):
+        print(
+            f"{articles}: {waiting:,} articles are not fetched whole and left out; run the same `corpus fetch` again",
+            file=sys.stderr,
+        )
+    if not result.counts["pairs"]:
+        reasons = sorted(result.funnel.items(), key=lambda item: (-item[1], item[0]))
+        most = ", ".join(f"{count:,} {reason}" for reason, count in reasons[:3]) or "the articles have no figures"
+        print(f"{out}: no pair was kept ({most}); see report.html", file=sys.stderr)
+    if audits:
+        print(
+            f"{out}: was audited against {', '.join(audits)}, which the new build undoes: run `llavamed corpus audit` "
+            "again before you train on it",
+            file=sys.stderr,
+        )
 
 
 def _finished(out: Output, result: Manifest) -> dict[str, Any] | None:
@@ -108,11 +133,16 @@ def _try(articles: Path, listing: sources.Listing, tally: Tally) -> None:
         raise InputError(f"{articles}: no article in it can be used ({reasons}; e.g. {example})")
 
 
-def _begin(out: Output, result: Manifest) -> None:
-    """From here on the place is unfinished. Raises InputError if it holds what is not ours."""
+def _begin(out: Output, result: Manifest) -> list[str]:
+    """From here on the place is unfinished. Returns the benchmarks that what was in it is audited against; the marker
+    keeps them, should this build be stopped. Raises InputError if the place holds what is not ours."""
     if out.folder is not None:
+        before = manifest.read_marker(out.folder / manifest.UNFINISHED) or manifest.read(out.folder) or {}
         manifest.begin(out.folder, result.stage)
-        return
+        if audits := _audited(before):
+            marker = json.dumps({"stage": result.stage, "audited": audits}) + "\n"
+            manifest.write_atomic(out.folder / manifest.UNFINISHED, marker)
+        return audits
     marker = json.loads(out.read(manifest.UNFINISHED) or out.read(manifest.NAME) or b"null")
     if marker is None and out.names("*"):
         raise InputError(f"{out.place}: not empty and not made by llavamed; give an empty or a new place")
@@ -122,6 +152,13 @@ def _begin(out: Output, result: Manifest) -> None:
         (place / "marker").write_text(json.dumps({"stage": result.stage}) + "\n")
         out.put(manifest.UNFINISHED, place / "marker")
     out.remove(manifest.NAME)
+    return []
+
+
+def _audited(body: dict[str, Any]) -> list[str]:
+    """From a manifest, the marker of an audit that was stopped, or that of a build."""
+    rows = body.get("prune", {}).get("audits") or body.get("extra", {}).get("audits") or []
+    return body.get("audited") or [row["benchmark"] for row in rows]
 
 
 def _cut(listing: sources.Listing, section: CorpusSection, fingerprint: str) -> list[Unit]:
@@ -137,7 +174,7 @@ def _clear(out: Output, made: Sequence[Unit]) -> None:
     for one in made:
         if (tally := units.finished(one, out)) is not None:
             kept |= {f"{one.name}.{kind}" for kind in ("parquet", "jsonl", "json")} | set(tally.files)
-    for name in (*out.names(_SHARDS), *out.names("[0-9]*", units.FOLDER), *_MADE):
+    for name in (*out.names(_SHARDS), *out.names("[0-9]*", units.FOLDER), *_MADE, *_AUDIT):
         if name not in kept:
             out.remove(name)
 

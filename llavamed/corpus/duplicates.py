@@ -4,10 +4,15 @@ Figures are published again in reviews and corrections, and case series repeat a
 Nothing is deleted here: each pair of the index gets the group it belongs to, `image_group` and `caption_group`, named
 after the first key in it, and who trains or splits decides.
 
-Comparing all pairs is not possible, so both searches first collect pairs that share a part of their fingerprint:
+Comparing all pairs is not possible, and plots make it hard: of two Kaplan-Meier curves the axes, half of the perceptual
+hash, are the same. So each search has a cheap way to candidates and a finer test of them:
 
-- pictures by `phash`: two hashes that differ in at most 6 of 64 bits have at least two of their eight bytes in common,
-  so of the 28 ways to choose two bytes one puts them side by side (Manku et al. 2007). Exact within 6 bits;
+- pictures by their `miniature` (16 x 16 grey values). Near are those that correlate to 0.98 and whose `phash` differs
+  in at most 6 of 64 bits: copies that were scaled or compressed again, not another patient's curve. Candidates are
+  those that agree in one of six sets of 8 broad waves (terms of a cosine transform), each to 0.01: a grid is laid
+  over the 8 numbers, and a picture looks into its own cell and, where it is near a wall, into the next. It is
+  compared with the first of each group alone, and joins the first that it is near to: so a group holds what is near
+  to its first picture, never a chain from one plot to another;
 - captions by MinHash (Broder 1997) of their three-word runs: 64 minima in 16 bands of 4, then the share of equal
   minima, which estimates the share of runs in common, must be 0.8.
 """
@@ -16,21 +21,40 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-NEAR_BITS = 6
+from llavamed.imaging.lookalike import MINIATURE
+
+NEAR_BITS = 6  # of the perceptual hash
+NEAR_LOOKS = 0.98  # correlation of two miniatures
+_SETS, _WAVES = 6, 8
+_APART = 0.01  # scaling and recompression change few waves by more
+_WALLS = 4 * _APART  # from one wall of the grid to the next
 NEAR_CAPTIONS = 0.8
 LEAST_WORDS = 8  # shorter captions ("Flow chart of the study.") are the same without being copies
 MINIMA = 64
 _ROWS = 4  # minima a band
 _RUN = 3  # words
-_AT_ONCE = 1 << 16  # pairs of captions that are compared together
+_AT_ONCE = 1 << 16  # pairs of captions, or pictures, that are looked at together
 _PRIME = (1 << 61) - 1
 _WORD = re.compile(r"\w+")
 
+
+def _basis() -> np.ndarray:
+    """(sets x waves, 256): the broadest terms of a miniature's cosine transform but its mean, each of length 1, dealt
+    out to the sets in turn."""
+    k = np.arange(MINIATURE)
+    cosines = np.cos(np.pi * (2 * k[None] + 1) * k[:, None] / (2 * MINIATURE)) * np.sqrt(2 / MINIATURE)
+    cosines[0] /= np.sqrt(2)
+    terms = sorted(np.ndindex(MINIATURE, MINIATURE), key=lambda term: (sum(term), term))[1 : _SETS * _WAVES + 1]
+    return np.stack([np.outer(cosines[a], cosines[b]).ravel() for n in range(_SETS) for a, b in terms[n::_SETS]])
+
+
+_BASIS = _basis()
+_STEPS = np.random.default_rng(2007).integers(1, 1 << 40, _SETS * _WAVES)  # from a cell to the next, along each wave
 _random = np.random.default_rng(1997)
 _FACTORS = _random.integers(1, 1 << 31, MINIMA, dtype=np.uint64)
 _OFFSETS = _random.integers(0, 1 << 31, MINIMA, dtype=np.uint64)
@@ -70,17 +94,56 @@ class Groups:
         return np.where(sizes[first] > 1, first, -1)
 
 
-def image_groups(digests: Sequence[str], hashes: np.ndarray) -> np.ndarray:
-    """Groups of equal or nearly equal pictures, by the sha256 of their bytes and their `phash` (uint64)."""
+def image_groups(digests: Sequence[str], hashes: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    """Groups of equal or nearly equal pictures, by the sha256 of their bytes, their `phash` (n, uint64) and their
+    miniatures (n, 256, uint8)."""
     groups = Groups(len(digests))
-    for a, b in _equal(digests):
-        groups.join(a, b)
-    unique, first, of = np.unique(hashes, return_index=True, return_inverse=True)
-    for i, u in enumerate(of):
-        groups.join(int(first[u]), i)
-    for a, b in _near(unique):
-        groups.join(int(first[a]), int(first[b]))
+    known: dict[str, int] = {}
+    for i, digest in enumerate(digests):
+        if known.setdefault(digest, i) != i:
+            groups.join(known[digest], i)
+    different = np.fromiter(known.values(), np.int64, len(known))
+    firsts: dict[int, list[int]] = defaultdict(list)  # cell -> the first pictures of the groups in it
+    for start in range(0, len(different), _AT_ONCE):
+        part = different[start : start + _AT_ONCE]
+        for i, (own, around) in zip(part.tolist(), _cells(looks[part]), strict=True):
+            candidates = np.array(sorted({one for cell in around for one in firsts.get(cell, ())}), np.int64)
+            near = candidates[np.bitwise_count(hashes[candidates] ^ hashes[i]) <= NEAR_BITS]
+            same = near[_correlation(looks[i], looks[near]) >= NEAR_LOOKS]
+            if len(same):
+                groups.join(int(same[0]), i)
+                continue
+            for cell in own:
+                firsts[cell].append(i)
     return groups.names()
+
+
+def _cells(looks: np.ndarray) -> Iterator[tuple[list[int], list[int]]]:
+    """For each miniature the numbers of its cells, one of each set, and of these and their neighbours within _APART."""
+    flat = looks - looks.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(flat, axis=1, keepdims=True)
+    at = flat / np.where(lengths > 0, lengths, 1.0) @ _BASIS.T / _WALLS
+    whole = np.floor(at)
+    cell = (whole.astype(np.int64) * _STEPS).reshape(-1, _SETS, _WAVES).sum(axis=2) + np.arange(_SETS)
+    near = _APART / _WALLS
+    aside = np.where(at - whole < near, -_STEPS, np.where(whole + 1 - at < near, _STEPS, 0))
+    for own, steps in zip(cell.tolist(), aside.reshape(-1, _SETS, _WAVES).tolist(), strict=True):
+        around = []
+        for first, to_next in zip(own, steps, strict=True):
+            found = [first]
+            for step in filter(None, to_next):
+                found += [one + step for one in found]
+            around += found
+        yield own, around
+
+
+def _correlation(one: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of a miniature with each of others; in whole numbers up to the last step, so that it is the same everywhere."""
+    a, b = one.astype(np.int64), others.astype(np.int64)
+    shared = len(a) * (b * a).sum(axis=1) - a.sum() * b.sum(axis=1)
+    spread = len(a) * (b * b).sum(axis=1) - b.sum(axis=1) ** 2
+    own = len(a) * (a * a).sum() - a.sum() ** 2
+    return np.asarray(shared / np.sqrt(np.maximum(own * spread.astype(np.float64), 1.0)))
 
 
 def caption_groups(minima: np.ndarray, long: np.ndarray) -> np.ndarray:
@@ -96,31 +159,6 @@ def caption_groups(minima: np.ndarray, long: np.ndarray) -> np.ndarray:
             for one, two in at[part[near]].tolist():
                 groups.join(one, two)
     return groups.names()
-
-
-def _equal(values: Iterable[str]) -> Iterator[tuple[int, int]]:
-    seen: dict[str, int] = {}
-    for i, value in enumerate(values):
-        if seen.setdefault(value, i) != i:
-            yield seen[value], i
-
-
-def _near(hashes: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Pairs of different hashes within NEAR_BITS."""
-    octets = hashes[:, None] >> (np.arange(8, dtype=np.uint64) * np.uint64(8)) & np.uint64(255)
-    for one, two in combinations(range(8), 2):
-        key = octets[:, one] << np.uint64(8) | octets[:, two]
-        order = np.argsort(key, kind="stable")
-        key, sorted_hashes = key[order], hashes[order]
-        distance_apart = 1
-        alive = np.flatnonzero(key[1:] == key[:-1])
-        while len(alive):
-            bits = np.bitwise_count(sorted_hashes[alive] ^ sorted_hashes[alive + distance_apart])
-            for i in alive[bits <= NEAR_BITS]:
-                yield int(order[i]), int(order[i + distance_apart])
-            distance_apart += 1
-            alive = alive[alive + distance_apart < len(key)]
-            alive = alive[key[alive] == key[alive + distance_apart]]
 
 
 def _side_by_side(keys: np.ndarray) -> np.ndarray:

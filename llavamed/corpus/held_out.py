@@ -1,7 +1,8 @@
 """What must not be trained on: a benchmark's images and questions, to be recognised wherever they turn up.
 
 An image is recognised by its bytes (sha256); by its decoded picture (a TIFF that became a PNG has other bytes); and, as
-what is published again was scaled, compressed, cut and brightened on the way, by how it looks (`imaging.lookalike`).
+what is published again was scaled, compressed, cut, framed, inverted and brightened on the way, by how it looks
+(`imaging.lookalike`).
 
 A question is recognised by its words: letter case, spacing and punctuation aside. Said as a whole (a turn of a
 conversation) it is looked up as it is. Inside a text (a caption) only questions of at least `LEAST_WORDS` words count:
@@ -22,6 +23,7 @@ from llavamed.errors import InputError
 from llavamed.imaging.decode import MAX_PIXELS, Glance, glance
 from llavamed.imaging.lookalike import SIDE, Gallery
 
+VERSION = 2  # of how images and questions are recognised; what was looked up by another is looked up again
 LEAST_WORDS = 6
 _FIRST = 4  # words by which a question's place in a text is found
 _WORDS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")  # each Chinese sign is a word
@@ -86,6 +88,11 @@ class HeldOut:
     def __len__(self) -> int:
         """How many images it knows."""
         return sum(map(len, self._same))
+
+    @property
+    def nbytes(self) -> int:
+        """What its pictures take in memory."""
+        return self._gallery.nbytes
 
     def image(self, sha256: str, read: Callable[[], bytes], max_pixels: int = MAX_PIXELS) -> Sighting | None:
         """The held-out image that the one with these bytes is a copy of. Raises InputError if it cannot be read."""

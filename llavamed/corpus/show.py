@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -13,6 +14,8 @@ from llavamed.corpus.store import HINT, WITHOUT_IMAGE, Corpus
 from llavamed.errors import InputError
 from llavamed.records import Pair, read_jsonl
 
+_NEAR = 200  # keys on either side of a wrong one that may have been meant
+
 
 def show(corpus: Path, key: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
     """The pair with this key, or the first `limit` pairs, as one row of printable fields each.
@@ -21,14 +24,23 @@ def show(corpus: Path, key: str | None = None, limit: int = 10) -> list[dict[str
     """
     if key is None:
         return [_row(pair) for pair in islice(_all(corpus), limit)]
-    keys = []
-    for pair in _all(corpus):
+    images = Corpus(corpus)
+    if key in images:
+        return [_row(images.pair(key))]
+    keys = images.keys()
+    for pair in _without_image(corpus):
         if pair.key == key:
             return [_row(pair)]
         keys.append(pair.key)
-    close = difflib.get_close_matches(key, keys, n=1)
+    close = difflib.get_close_matches(key, _beside(key, sorted(keys)), n=1)
     hint = f"did you mean {close[0]!r}?" if close else "leave the key out to list the first ones"
     raise InputError(f"{corpus}: no pair with the key {key!r}; {hint}")
+
+
+def _beside(key: str, keys: list[str]) -> list[str]:
+    """The keys around the place where it would stand: to compare it with each of a million takes minutes."""
+    at = bisect_left(keys, key)
+    return keys[max(0, at - _NEAR) : at + _NEAR]
 
 
 def stats(corpus: Path, readable: bool = False) -> list[tuple[str, str, int | str]]:
@@ -50,6 +62,10 @@ def stats(corpus: Path, readable: bool = False) -> list[tuple[str, str, int | st
 
 def _all(corpus: Path) -> Iterator[Pair]:
     yield from Corpus(corpus).pairs()
+    yield from _without_image(corpus)
+
+
+def _without_image(corpus: Path) -> Iterator[Pair]:
     if (corpus / WITHOUT_IMAGE).is_file():
         for row in read_jsonl(corpus / WITHOUT_IMAGE):
             yield Pair.from_json(row)

@@ -13,7 +13,8 @@ reading, since a header may lie; an href of the XML is never used as a path, it 
 names that the listing holds. So an article cannot reach a file outside its own folder.
 
 Everything is listed in sorted order, so the same input is always the same sequence. What is passed over
-(a linked folder, a link to nowhere, a zip without an article) becomes a `Problem`, which the corpus counts.
+(a linked folder, a link to nowhere, a zip without an article, an article that a mirror has in part) becomes a
+`Problem`, which the corpus counts.
 An archive is listed as one `Package` and looked into when its turn comes, perhaps in another process: so
 are a hundred thousand of them listed at once.
 """
@@ -24,6 +25,7 @@ import hashlib
 import json
 import os
 import re
+import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,7 +33,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from llavamed.corpus import archives
+from llavamed.corpus import archives, settled
 from llavamed.corpus.archives import Archive, SourceError
 from llavamed.errors import InputError
 
@@ -44,6 +46,15 @@ _CONTENT_HASHED_BYTES = 2**30  # inputs larger than this are fingerprinted by na
 _XML = frozenset({".xml", ".nxml"})
 # Best first: publishers put a full JPEG beside a GIF or PNG thumbnail, and sometimes the TIFF it came from.
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
+# Pictures as well, but none of points, or of formats that journals do not use for figures; "" is what has no extension.
+_NOT_READ = frozenset(
+    {".svg", ".svgz", ".eps", ".ps", ".pdf", ".jp2", ".jpx", ".emf", ".wmf", ".heic", ".avif", ".ai", ".psd", ".pct"}
+)
+# What may pack articles; of it only archives.SUFFIXES are looked into, and not inside of one another. A table or a scan
+# that is packed alone (data.csv.gz) is no such thing.
+_PACKED = re.compile(
+    r".*\.(?:zip|tar|tgz|tbz2|txz|7z|rar|cpio|(?:tar|xml|nxml)\.(?:gz|bz2|xz|zst|lzma|z))", re.IGNORECASE | re.DOTALL
+)
 _BUCKET_FOLDER = re.compile(r"(PMC\d+)\.(\d+)")
 
 
@@ -69,7 +80,8 @@ class Source:
         return self._container.read(self._member, MAX_XML_BYTES)
 
     def metadata(self) -> dict[str, Any] | None:
-        """The JSON object beside the XML (PubMed Central's `license_code`, `is_retracted`...), or None."""
+        """The JSON object beside the XML (PubMed Central's `license_code`, `is_retracted`...), or None. Raises
+        SourceError for one that is damaged: it might have said that the article is retracted."""
         name = self._near.beside(self._member, ".json")
         if name is None:
             return None
@@ -78,13 +90,22 @@ class Source:
         except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
             if isinstance(error, SourceError):
                 raise
-            return None
+            message = f"{self.where}: its metadata ({_shown(name)}) is no JSON ({error}); fetch the article again"
+            raise SourceError(message, "metadata_damaged") from None
         return body if isinstance(body, dict) else None
+
+    @property
+    def has_metadata(self) -> bool:
+        return self._near.beside(self._member, ".json") is not None
 
     def image(self, href: str) -> bytes | None:
         """The image that `href` names, with or without its extension and in any case, or None.
-        Raises SourceError for one that cannot be read."""
+        Raises SourceError for one that cannot be read, and for one that is there in no format of images."""
         name = self._near.image(href)
+        if name is None and (other := self._near.other(href)) is not None:
+            if PurePosixPath(other).suffix.lower() in _NOT_READ:
+                raise SourceError(f"{self.where}: {_shown(other)} is not read; save it as PNG or JPEG", "image_format")
+            name = other  # without an extension: its first bytes tell
         return None if name is None else self._container.read(name, MAX_IMAGE_BYTES)
 
 
@@ -105,6 +126,11 @@ class Package:
         for member in archive.refused:
             where = f"{self.where}!{_shown(member.name)}"
             problems.append(Problem(where, member.reason, f"{where}: {_REFUSED[member.reason]}"))
+        for name in filter(_is_packed, archive.names):
+            where = f"{self.where}!{_shown(name)}"
+            problems.append(
+                Problem(where, "nested_archive", f"{where}: an archive in an archive; unpack the outer one")
+            )
         if not any(_is_xml(name) for name in archive.names):
             problems.append(Problem(self.where, "archive_without_article", f"{self.where}: no XML in it"))
         found = sorted(_articles(archive, archive.names, f"{self.where}!", problems), key=lambda source: source.where)
@@ -151,6 +177,12 @@ def scan(path: Path) -> Listing:
     folder = _Folder(path)
     names = folder.list(problems)
     found = sorted(_articles(folder, names, "", problems), key=lambda source: source.where)
+    if (fetched := settled.whole(path)) is not None:
+        found = _whole(found, fetched, problems)
+    for name in names:
+        if not _is_archive(name) and _is_packed(name):
+            message = f"{_shown(name)}: packed in a way that is not read; unpack it, or pack it as zip or tar.gz"
+            problems.append(Problem(_shown(name), "archive_unknown", message))
     entries: list[Source | Package] = [*_newest(found, problems)]
     entries += [Package(path / name, _shown(name)) for name in names if _is_archive(name)]
     entries.sort(key=lambda entry: entry.where)
@@ -193,6 +225,20 @@ def _newest(sources: list[Source], problems: list[Problem]) -> list[Source]:
     return kept
 
 
+def _whole(sources: list[Source], fetched: set[str], problems: list[Problem]) -> list[Source]:
+    """Of a mirror's articles those that were fetched and have their metadata; the others are reported. What somebody
+    has put beside them is theirs."""
+    kept = []
+    for source in sources:
+        parts = PurePosixPath(source.where).parts
+        if len(parts) != 2 or not _BUCKET_FOLDER.fullmatch(parts[0]) or (parts[0] in fetched and source.has_metadata):
+            kept.append(source)
+        else:
+            message = f"{source.where}: not fetched whole; run the same `llavamed corpus fetch` again"
+            problems.append(Problem(source.where, "not_fetched", message))
+    return kept
+
+
 class _Near:
     """The files that an article may name, found without ever making a path from an href: those in its folder, then
     those in each folder below that is no other article's. Shared by the articles of a folder, light to send away."""
@@ -213,11 +259,15 @@ class _Near:
         return self._indexes
 
     def beside(self, member: str, suffix: str) -> str | None:
-        candidates = self._indexed()[0].get(PurePosixPath(member).stem.lower(), [])
+        candidates = self._indexed()[0].get(_folded(PurePosixPath(member).stem), [])
         return next((name for name in candidates if name.lower().endswith(suffix)), None)
 
     def image(self, href: str) -> str | None:
         return next(filter(None, (best_image(index, href) for index in self._indexed())), None)
+
+    def other(self, href: str) -> str | None:
+        """A file of that name which is no image by its extension: a drawing, or what has none."""
+        return next(filter(None, (_no_image(index, href) for index in self._indexed())), None)
 
 
 def _neighbourhoods(names: list[str]) -> dict[str, _Near]:
@@ -247,18 +297,36 @@ def by_stem(names: Iterable[str]) -> dict[str, list[str]]:
     """The files of one folder by their names without extension, in lower case."""
     found: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        found[PurePosixPath(name).stem.lower()].append(name)
+        found[_folded(PurePosixPath(name).stem)].append(name)
     return found
+
+
+def _folded(stem: str) -> str:
+    """macOS takes an accent for a sign of its own, articles and Windows do not; and case says nothing."""
+    return unicodedata.normalize("NFC", stem).lower()
+
+
+def _named(names: Mapping[str, list[str]], href: str) -> Iterator[str]:
+    """Of the files `by_stem` those an href names, whatever path stands before it, and whatever format it says."""
+    base = _folded(PurePosixPath(href.replace("\\", "/").partition("?")[0].rstrip("/")).name)
+    stem = next((base.removesuffix(extension) for extension in _IMAGES if base.endswith(extension)), base)
+    # "x.y" may be a stem of its own (info:doi/10.1371/journal.pone.0070598.g001)
+    yield from names.get(stem, ())
+    if PurePosixPath(stem).suffix in _NOT_READ:
+        yield from names.get(PurePosixPath(stem).stem, ())
 
 
 def best_image(names: Mapping[str, list[str]], href: str) -> str | None:
     """Of the files `by_stem` the best image for an href: of the same stem, whatever path stands before it. An
     href's own extension ("x.tif") does not bind: its JPEG is the better file."""
-    base = PurePosixPath(href.replace("\\", "/").partition("?")[0].rstrip("/")).name.lower()
-    stem = next((base.removesuffix(extension) for extension in _IMAGES if base.endswith(extension)), base)
-    # "x.y" may be a stem of its own (info:doi/10.1371/journal.pone.0070598.g001)
-    found = [n for n in names.get(stem, ()) if PurePosixPath(n).suffix.lower() in _IMAGES]
+    found = [n for n in _named(names, href) if PurePosixPath(n).suffix.lower() in _IMAGES]
     return min(found, key=lambda n: (_IMAGES.index(PurePosixPath(n).suffix.lower()), n), default=None)
+
+
+def _no_image(names: Mapping[str, list[str]], href: str) -> str | None:
+    """Of the files `by_stem` what an href names that is no image; what has no extension comes first."""
+    found = [n for n in _named(names, href) if PurePosixPath(n).suffix.lower() in {"", *_NOT_READ}]
+    return min(found, key=lambda n: (PurePosixPath(n).suffix != "", n), default=None)
 
 
 @dataclass(frozen=True)
@@ -305,6 +373,10 @@ class _Folder:
 
 def _is_archive(name: str) -> bool:
     return name.lower().endswith(archives.SUFFIXES)
+
+
+def _is_packed(name: str) -> bool:
+    return _PACKED.fullmatch(name) is not None
 
 
 def _is_xml(name: str) -> bool:

@@ -28,6 +28,7 @@ from llavamed.corpus.places import SCHEMA as PLACE
 from llavamed.corpus.places import Places
 from llavamed.corpus.shards import FIELDS, FORMATS, SUFFIXES, Shard
 from llavamed.errors import InputError
+from llavamed.imaging import lookalike
 from llavamed.records import Pair
 
 INDEX = "index.parquet"
@@ -43,8 +44,9 @@ _KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"), (b"GIF87a", "g
 
 GROUPS = ("image_group", "caption_group")  # "" for a pair that is alone
 _SCHEMA = pa.schema([*PLACE, *FIELDS, *((name, pa.string()) for name in GROUPS)])
-MINHASH = "minhash"
-_UNIT_SCHEMA = pa.schema([*PLACE, *FIELDS, (MINHASH, pa.list_(pa.uint32()))])
+MINHASH, LOOK = "minhash", "look"  # by which the groups are found: of the caption, and of the picture
+_LOOK_BYTES = lookalike.MINIATURE**2
+_UNIT_SCHEMA = pa.schema([*PLACE, *FIELDS, (MINHASH, pa.list_(pa.uint32())), (LOOK, pa.binary(_LOOK_BYTES))])
 
 
 def make_key(article: str, figure: str, taken: set[str]) -> str:
@@ -86,12 +88,12 @@ def cropped(image: Image.Image, box: tuple[int, int, int, int], file: str) -> tu
 class CorpusWriter:
     """Writes pairs in the order they come. A context manager; the index is whole when it is left without error.
 
-    `unit` numbers the shards; with `captions` the index has each caption's MinHash as well. The folder is a corpus only
+    `unit` numbers the shards; with `groups` the index also has what groups are found by. The folder is a corpus only
     once its manifest is written, which is the caller's last step.
     """
 
     def __init__(
-        self, folder: Path, unit: int = 0, captions: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
+        self, folder: Path, unit: int = 0, groups: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
     ) -> None:
         self.folder = folder
         self.count = 0
@@ -101,17 +103,18 @@ class CorpusWriter:
         self._shard: Shard | None = None
         self._in_shard = self._text = 0  # pairs, and characters of them
         self._rows: list[dict[str, Any]] = []
-        self._schema = _UNIT_SCHEMA if captions else _SCHEMA
+        self._schema = _UNIT_SCHEMA if groups else _SCHEMA
         self._index = pq.ParquetWriter(folder / INDEX, self._schema, compression="zstd")
 
-    def add(self, pair: Pair, data: bytes, caption: np.ndarray | None = None) -> None:
-        """`data` are the bytes of the member `pair.file`, `caption` its caption's MinHash."""
+    def add(self, pair: Pair, data: bytes, caption: np.ndarray | None = None, look: np.ndarray | None = None) -> None:
+        """`data` are the bytes of the member `pair.file`, `caption` its caption's MinHash, `look` its miniature."""
         if self._shard is None or self._in_shard == PAIRS_PER_SHARD or self._text > TEXT_PER_SHARD:
             self._next_shard()
         assert self._shard is not None
         assert pair.file.partition(".")[0] == pair.key, f"{pair.file} is not a member for {pair.key}"
         self._shard.add(pair, data)
-        self._rows.append({**pair.to_json(), MINHASH: None if caption is None else caption.tolist()})
+        found = {MINHASH: None if caption is None else caption.tolist(), LOOK: None if look is None else look.tobytes()}
+        self._rows.append({**pair.to_json(), **found})
         self.count += 1
         self._in_shard += 1
         self._text += pair.text_length
@@ -158,28 +161,31 @@ def read_keys(part: bytes) -> list[str]:
 def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, int]:
     """Join the units' indexes into one, with the groups of pairs that say the same; returns how many there are.
 
-    Two passes: the first keeps a key, two hashes and a caption's minima of each pair, the second copies the rows.
+    Two passes: the first keeps a key, two hashes, a miniature and a caption's minima of each pair, the second
+    copies the rows.
     """
     parts = list(parts)
     keys, digests = pa.chunked_array([], pa.string()), pa.chunked_array([], pa.string())
     hashes, minima, long = [np.zeros(0, np.uint64)], [np.zeros((0, duplicates.MINIMA), np.uint32)], [np.zeros(0, bool)]
+    looks = [np.zeros((0, _LOOK_BYTES), np.uint8)]
     for part in parts:
-        table = _table(part(), ["key", "sha256", "phash", MINHASH])
+        table = _table(part(), ["key", "sha256", "phash", MINHASH, LOOK])
         keys = pa.chunked_array(keys.chunks + table["key"].chunks, pa.string())
         digests = pa.chunked_array(digests.chunks + table["sha256"].chunks, pa.string())
         hashes.append(np.array([int(h, 16) for h in table["phash"].to_pylist()], np.uint64))
+        looks.append(np.frombuffer(b"".join(table[LOOK].to_pylist()), np.uint8).reshape(-1, _LOOK_BYTES))
         said = table[MINHASH].combine_chunks()
         long.append(said.is_valid().to_numpy(zero_copy_only=False))
         minima.append(np.zeros((len(table), duplicates.MINIMA), np.uint32))
         minima[-1][long[-1]] = said.flatten().to_numpy().reshape(-1, duplicates.MINIMA)
     groups = (
-        duplicates.image_groups(digests.to_pylist(), np.concatenate(hashes)),
+        duplicates.image_groups(digests.to_pylist(), np.concatenate(hashes), np.concatenate(looks)),
         duplicates.caption_groups(np.concatenate(minima), np.concatenate(long)),
     )
     start = 0
     with pq.ParquetWriter(out, _SCHEMA, compression="zstd") as writer:
         for part in parts:
-            table = _table(part()).drop_columns([MINHASH])
+            table = _table(part()).drop_columns([MINHASH, LOOK])
             for column, found in zip(GROUPS, groups, strict=True):
                 names = [keys[int(g)].as_py() if g >= 0 else "" for g in found[start : start + len(table)]]
                 table = table.append_column(column, pa.array(names, pa.string()))
@@ -219,6 +225,14 @@ class Corpus:
 
     def _batches(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         return self._index.iter_batches(_ROWS_READ, columns=columns, use_threads=False)
+
+    def pair(self, key: str) -> Pair:
+        """The pair with this key, from the part of the index that has it."""
+        for part in range(self._index.num_row_groups):
+            keys = self._index.read_row_group(part, columns=["key"], use_threads=False)["key"].to_pylist()
+            if key in keys:
+                return Pair.from_json(self._index.read_row_group(part).slice(keys.index(key), 1).to_pylist()[0])
+        raise InputError(f"{self.folder}: no pair with the key {key!r} in this corpus")
 
     def has_image(self, key: str) -> bool:
         """Whether there are bytes where the pair's image should be; they are not looked at."""

@@ -29,18 +29,18 @@ from llavamed.corpus import archives, domain, jats, licence, panel, sources, sto
 from llavamed.corpus.duplicates import minhash
 from llavamed.corpus.output import Output
 from llavamed.corpus.tally import NAMED, Tally
-from llavamed.imaging.decode import ImageError, decode, glance
-from llavamed.imaging.lookalike import phash
+from llavamed.imaging.decode import Glance, ImageError, decode, glance
+from llavamed.imaging.lookalike import miniature, phash
 from llavamed.manifest import file_sha256, fingerprint
 from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
 
 ARTICLES = 200  # a unit: about a thousand pairs
-VERSION = 2  # of what a unit writes for the same articles and settings; 2: authors, credits, one pair a picture
 FOLDER = "units/"
 _LEAST_DEVIATION = 2.0  # of luminance, 0-255: below it a picture is a blank page or a solid block
 
 Entry = sources.Source | sources.Package
+_Made = tuple[Pair, bytes, np.ndarray]  # a pair, its image's bytes, its miniature
 
 
 @dataclass
@@ -76,9 +76,7 @@ class Unit:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(
-            [VERSION, self.corpus, self.number, [entry.where for entry in self.entries], sorted(self.taken)]
-        )
+        return fingerprint([self.corpus, self.number, [entry.where for entry in self.entries], sorted(self.taken)])
 
 
 def finished(unit: Unit, out: Output) -> Tally | None:
@@ -99,28 +97,28 @@ def make(unit: Unit, out: Output) -> Tally:
     with out.workspace() as place:
         lines = place / "imageless.jsonl"
         with (
-            store.CorpusWriter(place, unit.number, captions=True, fmt=unit.section.format) as writer,
+            store.CorpusWriter(place, unit.number, groups=True, fmt=unit.section.format) as writer,
             lines.open("w", encoding="utf-8") as imageless,
         ):
             taken = set(unit.taken)
             for source, article, metadata in articles(unit.entries, tally):
                 for pair, candidate in _candidates(source, article, metadata, taken):
                     try:
-                        pair, data = _examine(pair, candidate, source, unit.section)
+                        pair, data, look = _examine(pair, candidate, source, unit.section)
                     except _Drop as drop:
                         tally.reject(drop.reason, pair, drop.image)
-                        if drop.reason == "image_missing":
+                        if drop.reason in ("image_missing", "image_format"):
                             imageless.write(json.dumps(pair.to_json(), ensure_ascii=False) + "\n")
                             tally.credit(pair)
                             tally.show(pair)
                         continue
-                    panels: list[tuple[Pair, bytes]] = []
+                    panels: list[_Made] = []
                     if unit.section.panels and pair.is_compound:
                         pair, panels = _panels(pair, data, unit.section, taken)
                         tally.whole[pair.whole_because or "split"] += 1
                         tally.counts["panels"] += len(panels)
-                    for one, image in ((pair, data), *panels):
-                        writer.add(one, image, minhash(one.caption))
+                    for one, image, small in ((pair, data, look), *panels):
+                        writer.add(one, image, minhash(one.caption), small)
                         tally.keep(one)
                         tally.show(one)
         tally.put_places(writer.places)
@@ -222,8 +220,8 @@ def _candidates(
     return rows
 
 
-def _examine(pair: Pair, candidate: _Candidate, source: sources.Source, section: CorpusSection) -> tuple[Pair, bytes]:
-    """The finished pair and the bytes to store. Raises _Drop with the first check that fails."""
+def _examine(pair: Pair, candidate: _Candidate, source: sources.Source, section: CorpusSection) -> _Made:
+    """The finished pair, the bytes to store and the miniature. Raises _Drop with the first check that fails."""
     figure, href, before = candidate
     if not licence.allowed(pair.licence, section.licence):
         if figure.third_party:
@@ -263,10 +261,10 @@ def _examine(pair: Pair, candidate: _Candidate, source: sources.Source, section:
         sha256=hashlib.sha256(stored).hexdigest(),
         phash=f"{phash(seen.grey):016x}",
     )
-    return pair, stored
+    return pair, stored, miniature(seen)
 
 
-def _panels(whole: Pair, data: bytes, section: CorpusSection, taken: set[str]) -> tuple[Pair, list[tuple[Pair, bytes]]]:
+def _panels(whole: Pair, data: bytes, section: CorpusSection, taken: set[str]) -> tuple[Pair, list[_Made]]:
     """The whole figure's pair, which says why it stays whole if it does, and the pairs of its panels."""
     try:
         image = decode(data, whole.key, section.max_pixels)
@@ -287,16 +285,17 @@ def _panels(whole: Pair, data: bytes, section: CorpusSection, taken: set[str]) -
             verdict = domain.Verdict(whole.domain, whole.domain_score, whole.is_plot)
         key = store.make_key(whole.key, part.label, taken)
         extension, stored = store.cropped(image, box, whole.file)
+        seen = Glance(box[2] - box[0], box[3] - box[1], image.crop(box).convert("L"), None)
         pair = replace(
             whole,
             key=key,
             file=f"{key}.{extension}",
             caption=part.text,
             mentions=mentions,
-            width=box[2] - box[0],
-            height=box[3] - box[1],
+            width=seen.width,
+            height=seen.height,
             sha256=hashlib.sha256(stored).hexdigest(),
-            phash=f"{phash(image.crop(box).convert('L')):016x}",
+            phash=f"{phash(seen.grey):016x}",
             domain=verdict.domain,
             domain_score=verdict.score,
             is_plot=verdict.is_plot,
@@ -305,7 +304,7 @@ def _panels(whole: Pair, data: bytes, section: CorpusSection, taken: set[str]) -
             panel=part.label,
             panel_box=",".join(map(str, box)),
         )
-        made.append((pair, stored))
+        made.append((pair, stored, miniature(seen)))
     return whole, made
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gzip
 import io
+import random
+import shutil
 import stat
+import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from llavamed.corpus import archives
+from llavamed.corpus import archives, unpacked
 from llavamed.corpus.archives import Archive, SourceError
 
 
@@ -39,14 +42,58 @@ def test_an_old_package_is_read_member_by_member(tmp_path: Path, suffix: str, mo
     assert archive.refused == []
 
 
-def test_members_that_do_not_fit_together_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "_KEPT", 150)
-    files = {f"{n}.jpg": bytes([n]) * 100 for n in range(5)}
-    archive = Archive(put_tar(tmp_path / "a.tar.gz", [(member(name), data) for name, data in files.items()]))
-    assert {name: archive.read(name, 1000) for name in reversed(files)} == files
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar"])
+def test_a_large_tar_is_unpacked_once_however_many_members_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """Counted in bytes: read in the tar's order it is unpacked a second time at most, backwards not often either."""
+    monkeypatch.setattr(unpacked, "_BLOCK", 50_000)
+    monkeypatch.setattr(unpacked, "_HELD", 150_000)
+    rng = random.Random(0)
+    files = {f"PMC{n:03d}/{kind}": rng.randbytes(4000) for n in range(100) for kind in ("a.xml", "a.jpg", "b.pdf")}
+    whole = sum(map(len, files.values()))
+    mode = "w:gz" if suffix == "tar.gz" else "w"
+    archive = Archive(put_tar(tmp_path / f"a.{suffix}", [(member(name), data) for name, data in files.items()], mode))
+    blocks: list[int] = []
+    real = unpacked._Gzip._unpack
+    monkeypatch.setattr(unpacked._Gzip, "_unpack", lambda self, n: blocks.append(n) or real(self, n))  # type: ignore[func-returns-value]
+    for names in (files, reversed(files)):
+        blocks.clear()
+        assert {name: archive.read(name, 5000) for name in names} == files
+        assert len(blocks) * 50_000 < 2 * whole
     with pytest.raises(SourceError) as caught:
-        archive.read("3.jpg", 99)
+        archive.read("PMC007/a.jpg", 3999)
     assert caught.value.reason == "too_large"
+
+
+def test_of_one_name_twice_the_last_is_read_as_tar_unpacks_it(tmp_path: Path) -> None:
+    archive = Archive(put_tar(tmp_path / "a.tar.gz", [(member("a.xml"), b"old"), (member("a.xml"), b"new")]))
+    assert archive.read("a.xml", 100) == b"new"
+
+
+def test_a_sparse_file_of_a_tar_has_its_empty_parts(tmp_path: Path) -> None:
+    if shutil.which("tar") is None:
+        pytest.skip("needs GNU tar")
+    content = bytes(100_000) + b"middle" + bytes(300_000) + b"end"
+    with (tmp_path / "a.xml").open("wb") as out:
+        for at in (100_000, 400_006):
+            out.seek(at)
+            out.write(content[at : at + 6])
+    for form in ("gnu", "posix"):
+        made = subprocess.run(
+            ["tar", "-C", tmp_path, "--sparse", f"--format={form}", "-czf", tmp_path / "a.tgz", "a.xml"]
+        )
+        assert made.returncode == 0
+        assert Archive(tmp_path / "a.tgz").read("a.xml", 1_000_000) == content
+
+
+def test_a_zip_of_windows_has_folders(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
+        for name, data in {"PMC7\\PMC7.xml": b"<a/>", "PMC7\\g1.jpg": b"jpg", "PMC7\\empty\\": b""}.items():
+            made.writestr(name, data)
+    archive = Archive(tmp_path / "a.zip")
+    assert archive.names == ["PMC7/PMC7.xml", "PMC7/g1.jpg"]
+    assert archive.read("PMC7/g1.jpg", 10) == b"jpg"
 
 
 def test_what_a_tar_tries_is_refused_by_name(tmp_path: Path) -> None:

@@ -196,6 +196,27 @@ def test_an_audit_is_done_once_and_another_goes_on_from_it(
     check(corpus, sorted({f"a{a}_f{f}" for a in range(6) for f in range(3)} - gone))
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_build_that_undoes_an_audit_says_so_and_takes_its_page_away(
+    corpus: Path, made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
+) -> None:
+    audit(corpus, [against()], workers=1)
+    assert {"audit.json", "audit.html"} <= {path.name for path in corpus.iterdir()}
+    anew = partial(build, made / "articles", corpus, CorpusSection(min_side=16), workers=1)
+    if stopped:
+        with monkeypatch.context() as patch:
+            patch.setattr(units, "make", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                anew()
+    anew()
+    assert "was audited against bench100, which the new build undoes" in capsys.readouterr().err
+    assert not {"audit.json", "audit.html"} & {path.name for path in corpus.iterdir()}
+    check(corpus, sorted(f"a{a}_f{f}" for a in range(6) for f in range(3)))
+    anew()
+    assert "finished already" in capsys.readouterr().err
+    assert {one["key"] for one in audit(corpus, [against()], workers=1)["found"]} == HIT
+
+
 @pytest.mark.parametrize("step", ["look_through", "begin", "_without", "_index", "_recount", "write"])
 def test_an_audit_that_is_stopped_anywhere_ends_the_same(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, step: str
@@ -221,6 +242,23 @@ def test_an_audit_that_is_stopped_anywhere_ends_the_same(
     check(corpus, sorted({f"a{a}_f{f}" for a in range(6) for f in range(3)} - HIT))
     groups = pq.read_table(corpus / "index.parquet", columns=["image_group"])["image_group"].to_pylist()
     assert groups == [""] * 8
+
+
+def test_benchmarks_too_large_for_many_processes_are_told(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audit(corpus, [against(0)], keep=True, workers=1)
+    assert "GiB" not in capsys.readouterr().err
+    monkeypatch.setattr(auditing, "_MUCH", 100_000)
+    audit(corpus, [against()], keep=True, workers=1)
+    assert "take 0.0 GiB in each of 2 processes" in capsys.readouterr().err
+
+
+def test_what_was_looked_up_in_another_way_is_looked_up_again(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    audit(corpus, [against()], workers=1)
+    monkeypatch.setattr(auditing, "VERSION", 3)
+    monkeypatch.setattr(auditing, "_look", lambda *_: [])
+    assert audit(corpus, [against()], workers=1)["benchmarks"][0]["pairs"] == 0
 
 
 def test_groups_are_named_after_what_is_left(corpus: Path) -> None:

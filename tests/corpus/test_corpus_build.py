@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from llavamed import manifest
 from llavamed.cli import app
+from llavamed.corpus.alone import alone
 from llavamed.corpus.build import build
 from llavamed.corpus.show import show, stats
 from llavamed.corpus.store import Corpus
@@ -311,3 +312,50 @@ def test_stats_count_each_pair_once_in_each_table_and_the_page_shows_what_was_le
         assert f"{reason}: " in left_out, reason
     shown = CliRunner().invoke(app, ["corpus", "stats", str(tmp_path / "c"), "--json"])
     assert [tuple(row.values()) for row in json.loads(shown.stdout)] == rows
+
+
+def test_what_a_person_should_know_at_once_is_told(
+    mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build(mixed, tmp_path / "out")
+    assert "no pair" not in capsys.readouterr().err
+    build(mixed, tmp_path / "none", CorpusSection(min_side=1000))
+    assert "none: no pair was kept (5 too_small, " in capsys.readouterr().err
+    (mixed / "articles.jsonl").write_text(json.dumps({"article": "PMC1.1", "state": "fetched"}) + "\n")
+    (mixed / "manifest.json").write_text(json.dumps({"stage": "fetch"}))
+    made = build(mixed, tmp_path / "mirror")
+    assert made.funnel["article_not_fetched"] == 3
+    assert "3 articles are not fetched whole" in capsys.readouterr().err
+
+
+def test_damaged_metadata_leaves_the_article_out(mixed: Path, tmp_path: Path) -> None:
+    (mixed / "PMC1.1/PMC1.1.json").write_text('{"is_retracted": true')
+    made = build(mixed, tmp_path / "out")
+    assert (made.counts["pairs"], made.funnel["article_metadata_damaged"]) == (0, 1)
+
+
+def test_a_picture_in_another_format_leaves_its_text_and_its_own_reason(mixed: Path, tmp_path: Path) -> None:
+    (mixed / "PMC1.1/gone.svg").write_text("<svg/>")
+    made = build(mixed, tmp_path / "out")
+    assert made.funnel["image_format"] == 1
+    assert "image_missing" not in made.funnel
+    assert show(tmp_path / "out", "PMC1-1_f3")[0]["image"] == "missing"
+
+
+def test_a_folder_that_another_run_writes_is_left_alone(mixed: Path, tmp_path: Path) -> None:
+    build(mixed, tmp_path / "out")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    with alone(tmp_path / "out"), pytest.raises(InputError, match="another run is writing here"):
+        build(mixed, tmp_path / "out", CorpusSection(min_side=16))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_key_is_looked_up_without_reading_every_pair(
+    mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(mixed, tmp_path / "out")
+    first, second = Corpus(tmp_path / "out").pairs()
+    monkeypatch.setattr(Corpus, "pairs", None)
+    assert show(tmp_path / "out", second.key)[0]["key"] == second.key
+    with pytest.raises(InputError, match="did you mean"):
+        show(tmp_path / "out", f"{first.key}9")

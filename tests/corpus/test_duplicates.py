@@ -1,48 +1,95 @@
-"""Groups of pictures and captions that say the same, against a comparison of all pairs."""
+"""Groups of pictures and captions that say the same, against a comparison of all."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import random
 from itertools import combinations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from llavamed.corpus import duplicates
-from llavamed.corpus.duplicates import LEAST_WORDS, MINIMA, NEAR_BITS, image_groups, minhash
+from llavamed.corpus.duplicates import LEAST_WORDS, MINIMA, NEAR_BITS, NEAR_LOOKS, image_groups, minhash
+from llavamed.imaging.decode import Glance, glance
+from llavamed.imaging.lookalike import miniature, phash
 
 WORDS = [f"word{n}" for n in range(500)]
 
 
-def flipped(value: int, bits: int, rng: random.Random) -> int:
-    for bit in rng.sample(range(64), bits):
-        value ^= 1 << bit
-    return value
-
-
-def connected(count: int, near: list[tuple[int, int]]) -> list[int]:
-    """The first of each position's group, or -1; by the slow way."""
-    first = list(range(count))
-    for _ in range(count):
-        for a, b in near:
-            first[a] = first[b] = min(first[a], first[b])
-    return [f if first.count(f) > 1 else -1 for f in first]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_near_pictures_are_grouped_as_by_comparing_all_pairs(seed: int) -> None:
+def curve(seed: int) -> Image.Image:
+    """A survival plot: two falling stairs between the same two axes, in every seed another course."""
     rng = random.Random(seed)
-    hashes = [rng.getrandbits(64) for _ in range(60)]
-    hashes += [flipped(rng.choice(hashes), rng.randrange(0, 10), rng) for _ in range(100)]
-    rng.shuffle(hashes)
-    near = [(a, b) for a, b in combinations(range(160), 2) if (hashes[a] ^ hashes[b]).bit_count() <= NEAR_BITS]
-    found = image_groups([str(n) for n in range(160)], np.array(hashes, np.uint64))
-    assert found.tolist() == connected(160, near)
+    image = Image.new("L", (600, 450), 255)
+    pen = ImageDraw.Draw(image)
+    pen.line([(60, 20), (60, 400), (580, 400)], fill=0, width=2)
+    for grey in (76, 29):
+        x, y = 60, 25
+        while x < 570:
+            to_x, to_y = x + rng.randint(10, 50), min(395, y + rng.randint(3, 40))
+            pen.line([(x, y), (to_x, y), (to_x, to_y)], fill=grey, width=2)
+            x, y = to_x, to_y
+    return image
 
 
-def test_equal_bytes_are_a_group_whatever_their_hash() -> None:
-    assert image_groups(["a", "b", "a"], np.array([0, 2**40 - 1, 2**64 - 2**40], np.uint64)).tolist() == [0, -1, 0]
-    assert image_groups([], np.array([], np.uint64)).tolist() == []
+def saved(image: Image.Image, quality: int = 90) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def groups_of(files: list[bytes]) -> list[int]:
+    seen = [glance(data) for data in files]
+    hashes = np.array([phash(one.grey) for one in seen], np.uint64)
+    digests = [hashlib.sha256(data).hexdigest() for data in files]
+    return image_groups(digests, hashes, np.stack([miniature(one) for one in seen])).tolist()
+
+
+def test_plots_of_one_layout_are_not_copies_and_their_copies_are() -> None:
+    plots = [curve(n) for n in range(40)]
+    hashes = [phash(plot.reduce(7)) for plot in plots]
+    alike = [(a, b) for a, b in combinations(hashes, 2) if (a ^ b).bit_count() <= NEAR_BITS]
+    assert len(alike) > 20  # by the perceptual hash alone they chain into groups
+    copies = [saved(plot.resize((260, 195), Image.Resampling.BICUBIC), 60) for plot in plots]
+    assert groups_of([saved(plot) for plot in plots] + copies) == [*range(40), *range(40)]
+
+
+def test_plots_of_one_layout_are_compared_with_few_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = np.stack([miniature(Glance(600, 450, curve(n).reduce(7), None)) for n in range(150)])
+    compared: list[int] = []
+    real = duplicates._correlation
+    monkeypatch.setattr(duplicates, "_correlation", lambda a, b: compared.append(len(b)) or real(a, b))  # type: ignore[func-returns-value]
+    assert set(image_groups([str(n) for n in range(150)], np.zeros(150, np.uint64), looks).tolist()) == {-1}
+    assert sum(compared) < 0.1 * 150 * 149 / 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_picture_joins_the_first_group_whose_first_it_is_near_to(seed: int) -> None:
+    """Against a comparison with every group's first."""
+    rng = np.random.default_rng(seed)
+    looks = rng.integers(0, 256, (40, 256))
+    copies = looks[rng.integers(0, 40, 100)] + rng.normal(0, rng.choice([2, 5, 15], (100, 1)), (100, 256))
+    looks = np.clip(np.concatenate([looks, copies]), 0, 255).astype(np.uint8)[rng.permutation(140)]
+    hashes = rng.integers(0, 2, 140).astype(np.uint64) * np.uint64(127)  # two that differ by 7 bits
+    firsts: list[int] = []
+    expected = []
+    for i in range(140):
+        near = [
+            one for one in firsts if hashes[one] == hashes[i] and np.corrcoef(looks[one], looks[i])[0, 1] >= NEAR_LOOKS
+        ]
+        expected.append(near[0] if near else i)
+        firsts += [] if near else [i]
+    found = image_groups([str(n) for n in range(140)], hashes, looks).tolist()
+    assert found == [one if expected.count(one) > 1 else -1 for one in expected]
+
+
+def test_equal_bytes_are_a_group_whatever_they_look_like() -> None:
+    looks = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint8)
+    assert image_groups(["a", "b", "a"], np.zeros(3, np.uint64), looks).tolist() == [0, -1, 0]
+    assert image_groups(["a", "b"], np.zeros(2, np.uint64), np.zeros((2, 256), np.uint8)).tolist() == [-1, -1]
+    assert image_groups([], np.zeros(0, np.uint64), np.zeros((0, 256), np.uint8)).tolist() == []
 
 
 def caption_groups(found: list[np.ndarray | None]) -> np.ndarray:

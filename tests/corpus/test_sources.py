@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import unicodedata
 import zipfile
 from pathlib import Path
 
@@ -51,11 +52,97 @@ def test_bucket_layout_with_metadata_and_only_the_latest_version(tmp_path: Path)
     assert [p.reason for p in problems] == ["superseded", "superseded"]
 
 
-def test_metadata_that_is_damaged_or_absent_is_none(tmp_path: Path) -> None:
-    files = {"a.xml": b"", "b.xml": b"", "b.json": b"{", "c.nxml": b"", "c.json": b"[1]"}
-    files |= {"d.xml": b"", "d.json": b"[" * 100_000}
-    found, _ = opened(scan(put(tmp_path, files)))
-    assert [s.metadata() for s in found] == [None, None, None, None]
+def test_metadata_that_is_absent_or_no_object_is_none_and_damaged_metadata_is_an_error(tmp_path: Path) -> None:
+    files = {"a.xml": b"", "b.xml": b"", "b.json": b'{"is_retracted": true', "c.nxml": b"", "c.json": b"[1]"}
+    files |= {"d.xml": b"", "d.json": b"[" * 100_000, "e.xml": b"", "e.json": b"\xff\xfe\xff"}
+    a, b, c, d, e = opened(scan(put(tmp_path, files)))[0]
+    assert [a.metadata(), c.metadata()] == [None, None]
+    for damaged in (b, d, e):
+        with pytest.raises(SourceError, match=r"\.json\) is no JSON") as caught:
+            damaged.metadata()
+        assert caught.value.reason == "metadata_damaged"
+
+
+def test_a_mirror_gives_what_was_fetched_whole(tmp_path: Path) -> None:
+    """Two were fetched, one failed, one was being fetched when the run was killed, one is known to the journal alone,
+    one is being replaced; and somebody's own article stands beside them."""
+    names = [f"PMC{n}.1" for n in range(1, 7)]
+    files = {f"{name}/{name}.{kind}": b"{}" for name in names for kind in ("xml", "json")}
+    files["PMC4.2/PMC4.2.xml"] = b""
+    files["own/mine.xml"] = b""
+    rows = [{"article": name, "state": "fetched"} for name in ("PMC1.1", "PMC2.1", "PMC3.1", "PMC4.1")]
+    rows.append({"article": "PMC5.1", "state": "failed_wrong_md5"})
+    journal: list[dict[str, object]] = [
+        {"settings": "x"},
+        {"pmcid": 6, "rows": [{"article": "PMC6.1", "state": "fetched"}]},
+    ]
+    journal.append({"pmcid": 2, "rows": [{"article": "PMC2.1", "state": "retracted"}]})
+    files["articles.jsonl"] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    files["journal.jsonl"] = "".join(json.dumps(row) + "\n" for row in journal).encode() + b'{"pmcid": 3, "ro'
+    root = put(tmp_path, files)
+    (root / "PMC3.1/PMC3.1.json").unlink()
+    assert len(opened(scan(root))[0]) == 7  # no mirror yet: whatever is there
+    (root / "unfinished.json").write_text(json.dumps({"stage": "fetch"}))
+    found, problems = opened(scan(root))
+    assert [source.name for source in found] == ["PMC1.1", "PMC4.1", "PMC6.1", "mine"]
+    assert {p.where.partition("/")[0]: p.reason for p in problems} == dict.fromkeys(
+        ("PMC2.1", "PMC3.1", "PMC4.2", "PMC5.1"), "not_fetched"
+    )
+    (root / "unfinished.json").rename(root / "manifest.json")
+    (root / "journal.jsonl").unlink()
+    assert [source.name for source in opened(scan(root))[0]] == ["PMC1.1", "PMC2.1", "PMC4.1", "mine"]
+    (root / "articles.jsonl").write_text("no JSON\n")
+    with pytest.raises(InputError, match=r"articles\.jsonl: damaged"):
+        scan(root)
+
+
+def test_a_picture_in_another_format_is_said_to_be_there(tmp_path: Path) -> None:
+    files = {
+        "a.xml": b"",
+        "s.svg": b"<svg/>",
+        "e.EPS": b"%!PS",
+        "both.pdf": b"%PDF",
+        "both.png": b"png",
+        "plain": b"jpg",
+    }
+    source = opened(scan(put(tmp_path, files)))[0][0]
+    for href in ("s", "s.svg", "e.tif", "fig/e.eps"):
+        with pytest.raises(SourceError, match="save it as PNG or JPEG") as caught:
+            source.image(href)
+        assert caught.value.reason == "image_format"
+    assert (source.image("both.pdf"), source.image("plain"), source.image("plain.jpg")) == (b"png", b"jpg", b"jpg")
+    assert source.image("a") is None  # the article itself
+
+
+def test_accents_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    apart, one = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFD", "NFC"))
+    source = opened(scan(put(tmp_path, {"a.xml": b"", f"{apart}1.jpg": b"1", f"{one}2.jpg": b"2"})))[0][0]
+    assert [source.image(href) for href in (f"{one}1", f"{apart}1.JPG", f"{one}2", f"{apart}2")] == [
+        b"1",
+        b"1",
+        b"2",
+        b"2",
+    ]
+
+
+def test_a_zip_of_windows_is_an_article_with_its_images(tmp_path: Path) -> None:
+    path = put_zip(tmp_path / "w.zip", {"PMC7\\PMC7.xml": b"<a/>", "PMC7\\fig\\g1.jpg": b"jpg"})
+    (source,), problems = opened(scan(path))
+    assert (source.where, source.image("g1"), problems) == ("w.zip!PMC7/PMC7.xml", b"jpg", [])
+
+
+def test_packages_that_are_not_looked_into_are_counted(tmp_path: Path) -> None:
+    inner = put_zip(tmp_path / "inner.zip", {"b.xml": b""}).read_bytes()
+    names = ("b.xml.gz", "c.tar.xz", "d.7z", "e.RAR", "data.csv.gz", "scan.nii.gz")
+    put(tmp_path / "in", dict.fromkeys(("a.xml", *names), b"packed"))
+    put_zip(tmp_path / "in/f.zip", {"f.xml": b"", "inner.zip": inner, "sub/x.tar.gz": b"", "data.csv.gz": b""})
+    found, problems = opened(scan(tmp_path / "in"))
+    assert [source.name for source in found] == ["a", "f"]
+    assert {p.where: p.reason for p in problems} == {
+        **dict.fromkeys(names[:4], "archive_unknown"),
+        "f.zip!inner.zip": "nested_archive",
+        "f.zip!sub/x.tar.gz": "nested_archive",
+    }
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from llavamed.imaging.decode import glance
-from llavamed.imaging.lookalike import SIDE, Gallery, phash
+from llavamed.imaging.lookalike import SIDE, Gallery, miniature, phash
 
 
 def picture(seed: int, size: int = 256) -> Image.Image:
@@ -64,6 +64,40 @@ def test_a_gallery_finds_altered_copies_and_nothing_else(radiographs: list[Image
         assert found is not None, number
         assert found[0] == number
     assert [gallery.find(image) for image in radiographs[20:]] == [None] * 20
+
+
+def test_a_frame_and_a_negative_are_seen_through(radiographs: list[Image.Image]) -> None:
+    gallery = Gallery(radiographs[:10])
+    for number, image in enumerate(radiographs[:10]):
+        for grey in (0, 255):
+            framed = ImageOps.expand(image, (30, 10, 5, image.height // 10), grey)
+            for copy in (framed, ImageOps.invert(image), ImageOps.invert(framed)):
+                found = gallery.find(saved(copy, 50))
+                assert found is not None, (number, grey)
+                assert found[0] == number
+    others = [*radiographs[10:], *map(ImageOps.invert, radiographs[10:])]
+    assert [gallery.find(ImageOps.expand(image, 20, 255)) for image in others] == [None] * 60
+
+
+def test_a_framed_original_is_found_by_its_picture_alone() -> None:
+    gallery = Gallery([ImageOps.expand(picture(1), 40, 255), picture(2)])
+    found = gallery.find(saved(picture(1).resize((200, 200))))
+    assert found is not None
+    assert found[0] == 0
+    assert gallery.find(picture(3)) is None
+
+
+def test_copies_of_other_sizes_have_the_same_miniature(radiographs: list[Image.Image]) -> None:
+    """Also where a scaled decode rounds the sides up: 413 pixels are 52 at an eighth, the last of them five eighths."""
+    rng = random.Random(0)
+    for image in radiographs[:10]:
+        miniatures = []
+        for _ in range(6):
+            factor = rng.uniform(0.4, 1.5)
+            out = io.BytesIO()
+            image.resize((round(image.width * factor), round(image.height * factor))).save(out, "JPEG", quality=70)
+            miniatures.append(miniature(glance(out.getvalue())))
+        assert np.corrcoef(miniatures).min() > 0.99
 
 
 def test_an_empty_gallery_and_an_empty_picture_find_nothing() -> None:
