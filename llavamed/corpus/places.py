@@ -20,7 +20,8 @@ SCHEMA = pa.schema([("key", pa.string()), ("shard", pa.string()), ("offset", pa.
 
 class Places:
     """Built from batches of the index, of which one at a time is in memory; `SCHEMA` has the columns that are read.
-    Raises pa.ArrowException for batches without them."""
+    Raises pa.ArrowException for batches without them, and UnicodeDecodeError for a key that is not UTF-8. Of rows with
+    the same key the first is found."""
 
     def __init__(self, batches: Iterable[pa.RecordBatch]) -> None:
         keys, lengths, sums = bytearray(), array("I"), array("I")

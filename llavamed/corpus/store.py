@@ -204,7 +204,7 @@ class Corpus:
         try:
             self._index = pq.ParquetFile(folder / INDEX)
             self._places = Places(self._batches(PLACE.names))
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a key that is not UTF-8
             raise InputError(f"{folder / INDEX}: cannot be read ({error}); build the corpus again") from None
         self._lengths: dict[str, int] = {}  # of the shards that were asked about
 

@@ -1,7 +1,7 @@
 """Many calls to one endpoint: one event loop, as many at once as the endpoint bears, every answer in the journal.
 
-In: calls, one after the other as they are needed, and a journal. Out: the journal holds their answers, and an `Outcome`
-says what became of the rest. What is in the journal already is not asked.
+In: calls, made one after the other as they are needed, and a journal. Out: the journal holds their answers, and an
+`Outcome` says what became of the rest. What is in the journal already is not asked.
 
 * A call that is refused or breaks keeps its place and tries again: after the time it was told, or after a random one
   that grows. An error that another try cannot mend ends that record and no other.
@@ -10,7 +10,8 @@ says what became of the rest. What is in the journal already is not asked.
 * An answer that was cut because it reached `max_tokens` would be cut again: it is not asked a second time until a
   prompt allows more. `max_tokens` is no part of what a question is known by, so answers that are whole stay paid for.
 * One call goes out alone until a right answer has come, and a second, third and fourth only where it takes long: a
-  wrong key, a wrong address or a model that cannot do it costs one call and not a hundred.
+  wrong key, a wrong address or a model that cannot do it costs one call and not a hundred. Ten records that fail, and
+  none that did not, end it; before that is said the journal is searched for a right answer further on.
 * Ctrl-C (and SIGTERM, which a cluster sends first) begins no call any more and waits for those under way, for they
   are paid for; a second one drops them. So does an error that would fail every record, and a bill that would grow over
   its bound.
@@ -74,7 +75,7 @@ class Outcome:
 
 
 def ask(
-    calls: Iterable[Call],
+    calls: Callable[[], Iterable[Call]],
     endpoint: Endpoint,
     journal: Journal,
     right: Callable[[str], bool],
@@ -84,8 +85,8 @@ def ask(
     total: int | None = None,
     title: str = "asking",
 ) -> Outcome:
-    """Ask what the journal lacks, at most `at_most` at once. Raises InputError for what would fail every record, and
-    KeyboardInterrupt after Ctrl-C; what was answered until then is in the journal."""
+    """Ask those of `calls()` that the journal lacks, at most `at_most` at once. Raises InputError for what would fail
+    every record, and KeyboardInterrupt after Ctrl-C; what was answered until then is in the journal."""
     with Progress(title, total, "records") as progress:
         work = _Work(calls, endpoint, journal, right, bill, Pace(at_most), progress)
         try:
@@ -99,7 +100,7 @@ def ask(
 class _Work:
     def __init__(
         self,
-        calls: Iterable[Call],
+        calls: Callable[[], Iterable[Call]],
         endpoint: Endpoint,
         journal: Journal,
         right: Callable[[str], bool],
@@ -117,6 +118,7 @@ class _Work:
         self.in_a_row = self.declined_in_a_row = 0
         self.quiet_until = 0.0  # the wait was told
         self.seen_right = False  # a right answer, in the journal or now
+        self.known_before = len(journal)
 
     async def run(self) -> Outcome:
         ticker = asyncio.create_task(self._tick())
@@ -137,7 +139,7 @@ class _Work:
 
     async def _feed(self) -> None:
         self.last_answer = time.monotonic()
-        for count, call in enumerate(self.calls):
+        for count, call in enumerate(self.calls()):
             text, number, cut = known_answer(call, self.journal, self.right)
             if text is not None:
                 self.seen_right = True
@@ -146,7 +148,8 @@ class _Work:
                     await asyncio.sleep(0)
                 continue
             if number is None:
-                self._fail(call, *(_too_long(call) if cut else (NOT_IN_FORM, "in the journal, and never right")))
+                why = _too_long(call) if cut else (NOT_IN_FORM, "in the journal, and never right")
+                self._fail(call, *why, asked=False)
                 continue
             if not await self._room(call) or self.stop.is_set():
                 return
@@ -291,17 +294,25 @@ class _Work:
         if self.in_a_row >= IN_A_ROW and time.monotonic() - self.last_answer > SILENT_SECONDS:
             self._halt(InputError(f"{self.endpoint.where}: {self.in_a_row} calls in a row without an answer ({why})"))
 
-    def _fail(self, call: Call, kind: str, why: str) -> None:
+    def _fail(self, call: Call, kind: str, why: str, asked: bool = True) -> None:
+        """`asked`: now. What failed in an earlier run is counted with the others, but ends nothing: the endpoint may
+        have been mended since."""
         self.outcome.failed[call.key] = (kind, why)
         self._done()
-        if not self.seen_right and len(self.outcome.failed) >= FAILURES_BEFORE_GIVING_UP:
+        if asked and len(self.outcome.failed) >= FAILURES_BEFORE_GIVING_UP and not self._ever_right():
             doubt = "; is it an OpenAI-compatible endpoint, is it up, and can its model do this?"
             self._halt(
                 InputError(
-                    f"{self.endpoint.where}: failed on each of the first {FAILURES_BEFORE_GIVING_UP} pairs ({why})"
+                    f"{self.endpoint.where}: failed on each of the first {len(self.outcome.failed):,} pairs ({why})"
                     f"{'' if kind == CUT else doubt}"
                 )
             )
+
+    def _ever_right(self) -> bool:
+        if not self.seen_right and self.known_before:  # an earlier run, or a batch file, may know one that comes later
+            answers = (known_answer(call, self.journal, self.right).text for call in self.calls())
+            self.seen_right = any(text is not None for text in answers)
+        return self.seen_right
 
     # --- the whole --------------------------------------------------------------------------------------------------
 

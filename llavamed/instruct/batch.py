@@ -73,19 +73,21 @@ def write_requests(
             size, count = size + length, count + 1
         flush()
     except BaseException:  # half an export would stand in the way of the next, or be uploaded
-        for file in files:
-            file.unlink(missing_ok=True)
+        for file in folder.iterdir():  # which was empty
+            file.unlink()
         raise
     if unreadable:
         print(f"{folder}: {len(unreadable):,} pairs are not in it; the first: {unreadable[0]}", file=sys.stderr)
     return files, count
 
 
-def read_results(paths: Sequence[Path], journal: Journal, model: str = "") -> tuple[Counter[str], Counter[str]]:
+def read_results(
+    paths: Sequence[Path], journal: Journal, model: str = "", without: Sequence[str] = ()
+) -> tuple[Counter[str], Counter[str]]:
     """Put the answers of result files into the journal; returns how many came, and how many did not, by reason; and how
-    many were refused for a parameter, by the concession that would mend it. `model` is who was asked: the results may
-    name a dated version of it. What the journal holds already is passed over. Raises InputError naming file and line
-    for what is no result file."""
+    many were refused for a parameter, by the concession beyond `without` that would mend it. `model` is who was asked:
+    the results may name a dated version of it. What the journal holds already is passed over. Raises InputError naming
+    file and line for what is no result file."""
     counts: Counter[str] = Counter()
     refused: Counter[str] = Counter()
     for path in paths:
@@ -95,13 +97,13 @@ def read_results(paths: Sequence[Path], journal: Journal, model: str = "") -> tu
                 raise InputError(f"{path}:{number}: not a line of a batch's results made from our requests")
             request, max_tokens = custom_id[1], int(custom_id[2])
             held = journal.row(request)
-            if held is not None and not (held.get("finish") == LENGTH and max_tokens > held.get("max_tokens", 0)):
+            text, tokens, how = _answer(row)
+            if held is not None and not (text is not None and _longer(how, max_tokens, held)):
                 counts["known already"] += 1
                 continue
-            text, tokens, how = _answer(row)
             if text is None:
                 counts[how] += 1
-                refused.update(_parameters(row))
+                refused.update(_parameters(row, without))
                 continue
             told = row["response"]["body"].get("model")
             who = told if isinstance(told, str) and not told.startswith(model.rpartition("/")[2]) else model
@@ -129,12 +131,17 @@ def _answer(row: dict[str, Any]) -> tuple[str | None, tuple[int, int], str]:
     return text.encode("utf-8", "replace").decode(), tokens, str(choice.get("finish_reason") or "stop")
 
 
-def _parameters(row: dict[str, Any]) -> list[str]:
-    """The concessions that a refused request asks for."""
+def _longer(how: str, max_tokens: int, held: dict[str, Any]) -> bool:
+    """Whether an answer says more than the one that the journal holds: that was cut, and this was not, or later."""
+    return held.get("finish") == LENGTH and (how != LENGTH or max_tokens > held.get("max_tokens", 0))
+
+
+def _parameters(row: dict[str, Any], without: Sequence[str]) -> list[str]:
+    """The concessions that a refused request asks for, beyond those that were made."""
     response = row.get("response")
     if not isinstance(response, dict) or response.get("status_code") not in (400, 422):
         return []
-    return meant(json.dumps(response.get("body")), [name for name, _ in CONCESSIONS])
+    return meant(json.dumps(response.get("body")), [name for name, _ in CONCESSIONS if name not in without])
 
 
 def _short(error: Any) -> str:

@@ -6,11 +6,13 @@ for is put again with another seed and some temperature, twice at most: its vari
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from llavamed.instruct.answer import json_values
 from llavamed.instruct.endpoint import LENGTH, estimate
 from llavamed.instruct.journal import Journal
 from llavamed.manifest import fingerprint
@@ -62,7 +64,7 @@ class Known(NamedTuple):
 
     text: str | None  # the answer in the right form
     ask: int | None  # the variant to ask next; None if there is an answer, or no use in asking
-    cut: bool = False  # why there is no use: the answer is longer than max_tokens
+    cut: bool = False  # the answer that is there was cut at max_tokens, of now or of then
 
 
 def known_answer(call: Call, journal: Journal, right: Callable[[str], bool]) -> Known:
@@ -75,11 +77,11 @@ def known_answer(call: Call, journal: Journal, right: Callable[[str], bool]) -> 
             return Known(text, None)
         if row.get("finish") == LENGTH:
             more = call.max_tokens > row.get("max_tokens", 0)
-            return Known(None, number if more else None, cut=not more)
+            return Known(None, number if more else None, cut=True)
     return Known(None, None)
 
 
 def closed(text: str, finish: str) -> str:
-    """What of an answer can be whole: of one that was cut the part up to its last closing bracket, for half a
-    conversation in prose looks like a whole one."""
-    return text if finish != LENGTH else text[: max(text.rfind("}"), text.rfind("]")) + 1]
+    """What of an answer is whole: of one that was cut its JSON, where that was closed; half a conversation in prose
+    looks like a whole one."""
+    return text if finish != LENGTH else "\n".join(json.dumps(value) for value in json_values(text))

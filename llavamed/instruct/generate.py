@@ -28,7 +28,7 @@ from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.instruct import tables
 from llavamed.instruct.align import align
-from llavamed.instruct.ask import DECLINED, FAILED, NOT_IN_FORM, OVER_COST, ask
+from llavamed.instruct.ask import CUT, DECLINED, FAILED, NOT_IN_FORM, OVER_COST, ask
 from llavamed.instruct.clean import clean
 from llavamed.instruct.facts import of_pair
 from llavamed.instruct.journal import NAME as JOURNAL
@@ -151,7 +151,7 @@ def generate(corpus: Path, out: Path, section: InstructSection, seed: int) -> Ma
 
 def _lacking(funnel: dict[str, int], out: Path) -> int:
     """Pairs of a finished folder that the teacher may answer if asked again; without the journal, all would be."""
-    missed = sum(funnel.get(_UNANSWERED + kind, 0) for kind in (FAILED, DECLINED, NOT_IN_FORM))
+    missed = sum(funnel.get(_UNANSWERED + kind, 0) for kind in (FAILED, DECLINED, NOT_IN_FORM, CUT))
     return missed if (out / JOURNAL).is_file() else 0
 
 
@@ -189,7 +189,7 @@ def _ask(store: Corpus, section: InstructSection, seed: int, teacher: OpenAITeac
     assert teacher.journal is not None
     bill = Bill(teacher.journal, price_of(teacher.name, section.price), section.max_cost)
     teacher.outcome = ask(
-        calls(teacher, chosen(store, keys), section, lambda key: generator(seed, key)),
+        lambda: calls(teacher, chosen(store, keys), section, lambda key: generator(seed, key)),
         teacher.endpoint,
         teacher.journal,
         teacher.right,

@@ -159,7 +159,7 @@ class Judge:
             stopped: dict[str, Any] = {}
             try:
                 ask(
-                    calls.values(),
+                    calls.values,
                     self.endpoint,
                     journal,
                     lambda text: read(text) is not None,

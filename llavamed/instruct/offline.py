@@ -37,6 +37,7 @@ class Plan:
 
     pairs: int
     answered: int  # in the journal already
+    given_up: int  # in the journal too, but of no use, and asking again would bring the same
     calls: int
     tokens_in: int
     tokens_out: int
@@ -55,33 +56,40 @@ class Plan:
         counted: list[list[Any]] = [
             ["pairs", self.pairs],
             ["answered already", self.answered],
+            *([["answered, but of no use", self.given_up]] if self.given_up else []),
             ["calls", self.calls],
             ["tokens in, about", self.tokens_in],
             ["tokens out, about", self.tokens_out],
             ["tokens of an answer from", self.basis],
         ]
-        return ["what", "count"], counted + (cost if self.calls or self.answered else [])
+        return ["what", "count"], counted + (cost if self.calls or self.answered or self.given_up else [])
 
 
 def plan(corpus: Path, out: Path, section: InstructSection, seed: int) -> Plan:
     """What `generate` would ask now; nothing is sent and nothing is written."""
     store, teacher, keys = _prepare(corpus, section, seed)
     if teacher is None:
-        return Plan(len(keys), 0, 0, 0, 0, "no calls: the template teacher is offline", None, None, "", "none")
+        return Plan(len(keys), 0, 0, 0, 0, 0, "no calls: the template teacher is offline", None, None, "", "none")
     with Journal(out / JOURNAL, writable=False) as journal:
-        answered = count = tokens_in = 0
+        answered = given_up = count = tokens_in = cut = tokens_cut = 0
         for call in _calls(store, teacher, keys, section, seed):
-            if known_answer(call, journal, teacher.right).ask is None:
-                answered += 1
+            known = known_answer(call, journal, teacher.right)
+            if known.ask is None:
+                answered += known.text is not None
+                given_up += known.text is None
                 continue
             count += 1
+            if known.cut:  # it will be longer than others, and nobody knows how much
+                cut, tokens_cut = cut + 1, tokens_cut + call.max_tokens
             tokens_in += call.tokens + (_IMAGE_TOKENS if section.sighted else 0)
         out_each, basis = _answer_tokens(teacher, section, journal)
-    tokens_out = round(count * out_each)
+    tokens_out = round((count - cut) * out_each) + tokens_cut
+    if cut:
+        basis += f"; max_tokens of {cut:,} that were cut before"
     price = price_of(teacher.name, section.price)
     if price is None:
         return Plan(
-            len(keys), answered, count, tokens_in, tokens_out, basis, None, None, "",
+            len(keys), answered, given_up, count, tokens_in, tokens_out, basis, None, None, "",
             f"{teacher.name} has no entry; set instruct.price=[INPUT,OUTPUT], per million tokens",
         )  # fmt: skip
     cost = price.of(tokens_in, tokens_out)
@@ -89,8 +97,9 @@ def plan(corpus: Path, out: Path, section: InstructSection, seed: int) -> Plan:
         f", read {price.read}" if price.read else ""
     )
     return Plan(
-        len(keys), answered, count, tokens_in, tokens_out, basis, cost, cost * price.batch, price.currency, said
-    )
+        len(keys), answered, given_up, count, tokens_in, tokens_out, basis, cost, cost * price.batch, price.currency,
+        said,
+    )  # fmt: skip
 
 
 def export_batch(corpus: Path, out: Path, section: InstructSection, seed: int, folder: Path) -> tuple[list[Path], int]:
@@ -115,11 +124,11 @@ def import_batch(
     assert teacher is not None
     with open_journal(out) as journal:
         manifest.begin(out, STAGE)
-        counts, refused = batch.read_results(results, journal, teacher.name)
+        counts, refused = batch.read_results(results, journal, teacher.name, teacher.endpoint.given_up)
         asked = _calls(store, teacher, keys, section, seed)
         missing = sum(known_answer(call, journal, teacher.right).ask is not None for call in asked)
     named = [name for name, _ in CONCESSIONS if name in {*refused, *teacher.endpoint.given_up}]
-    if refused.keys() - set(teacher.endpoint.given_up):
+    if refused:
         why = f"{max(refused.values()):,} requests were refused for a parameter that the model does not take"
         print(f'{out}: {why}; export again with --set "instruct.without=[{",".join(named)}]"', file=sys.stderr)
     return counts, missing

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llavamed.corpus.store import Corpus
+from llavamed.errors import InputError
 from llavamed.imaging.thumbnail import thumbnail
 from llavamed.instruct import verbnoun
 from llavamed.instruct.prices import Bill
@@ -286,10 +287,21 @@ def _judged(page: Page, judged: Judged, store: Corpus) -> None:
 def _card(
     store: Corpus, pair: Pair, conversation: Conversation, more: list[tuple[str, str]] | None = None
 ) -> dict[str, Any]:
-    lines = [("caption", pair.caption), *(("mention", m.sentence) for m in pair.mentions)]
+    image, why = _image(store, pair.key)
+    lines = [("image", why)] if why else []
+    lines += [("caption", pair.caption), *(("mention", m.sentence) for m in pair.mentions)]
     lines += [("Q" if m.role == "user" else "A", m.text) for m in conversation.messages]
     return {
-        "image": thumbnail(store.image(pair.key), pair.key),
+        "image": image,
         "title": f"{pair.key} ({pair.domain}, {pair.licence})",
         "lines": [*lines, *(more or [])],
     }
+
+
+def _image(store: Corpus, key: str) -> tuple[str, str]:
+    """A small copy as a data URL and "", or "" and why there is none."""
+    try:
+        url = thumbnail(store.image(key), key)
+    except InputError as error:
+        return "", f"cannot be shown: {error}"
+    return url, "" if url else "cannot be shown: its bytes are no image that can be decoded"

@@ -6,6 +6,7 @@ import io
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -137,6 +138,15 @@ def test_an_unfinished_folder_is_no_corpus(tmp_path: Path) -> None:
     (tmp_path / "c/manifest.json").unlink()
     with pytest.raises(InputError, match="corpus build"):
         open_images(tmp_path / "c")
+
+
+def test_an_index_with_a_key_that_is_not_utf_8_says_so(tmp_path: Path) -> None:
+    written(tmp_path / "c")
+    table = pq.read_table(tmp_path / "c" / "index.parquet")
+    spoilt = pa.array([b"\xff"] * len(table), pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(table.column_names.index("key"), "key", spoilt), tmp_path / "c" / "index.parquet")
+    with pytest.raises(InputError, match=r"index.parquet: cannot be read \(.*build the corpus again"):
+        Corpus(tmp_path / "c")
 
 
 def test_a_damaged_shard_says_so(tmp_path: Path) -> None:

@@ -47,9 +47,16 @@ def test_keys_of_the_same_sum_are_told_apart() -> None:
 
 
 def test_none_is_found_where_there_are_none() -> None:
-    found = Places([])
-    assert len(found) == 0
-    assert "a" not in found
+    for found in (Places([]), Places([pa.record_batch([[], [], [], []], schema=SCHEMA)])):
+        assert (len(found), list(found)) == (0, [])
+        assert "a" not in found
+
+
+def test_odd_keys_are_keys_and_the_first_of_two_that_are_alike_is_found() -> None:
+    odd = ["", "\x00", "a\nb", "a", "ab", " a", "é/ü", "\U0001f600", "x" * 5000, "a"]
+    found = Places(_batches([(key, "s", number, 1) for number, key in enumerate(odd)], 3))
+    assert list(found) == odd
+    assert [found[key][1] for key in odd] == [*range(9), 3]
 
 
 @pytest.mark.parametrize("spoilt", ["a column is missing", "a number is none", "a key is null"])

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _ask(
     with Journal(path) as journal:
         bill = Bill(journal, Price(10.0, 100.0) if max_cost else None, max_cost)
         made = connect(url, "m", "teacher", "LLAVAMED_TEACHER_KEY", timeout_seconds)
-        return ask(_calls(count, made.where, max_tokens), made, journal, _right, bill=bill, at_most=32, total=count)
+        asked = partial(_calls, count, made.where, max_tokens)
+        return ask(asked, made, journal, _right, bill=bill, at_most=32, total=count)
 
 
 def _answered(path: Path) -> list[str]:
@@ -191,6 +193,9 @@ def test_an_answer_that_was_cut_is_paid_for_once_until_more_is_allowed(endpoint:
     [
         (Said().text + " And another: {", True),  # a model that does not end
         ("Q1: What is it?\nA1: A CT scan of the ch", False),  # half a conversation looks like a whole one
+        ("Q1: What is it?\nA1: A CT [axial] scan of the ch", False),
+        (f"<think>Perhaps {Said().text}? It is a", False),  # a draft is no answer
+        (f"<think>It is a scan.</think> {Said().text} And {{", True),
         ("", False),  # all of it was thought
     ],
 )
@@ -219,6 +224,33 @@ def test_records_that_are_known_to_fail_do_not_look_like_an_endpoint_that_fails(
     assert len(_ask(endpoint, tmp_path / "j", 30).failed) == 15
     again = _ask(endpoint, tmp_path / "j", 40)
     assert (again.calls, again.answered, len(again.failed)) == (10, 10, 15)
+
+
+def test_a_right_answer_that_comes_later_in_the_corpus_speaks_for_the_endpoint(
+    endpoint: Server, tmp_path: Path
+) -> None:
+    """The first twelve are asked last, as after a batch file or a larger --count."""
+    endpoint.reply = lambda body: Said("", finish="length") if _number(body) < 12 else Said()
+    with Journal(tmp_path / "j") as journal:
+        made = connect(endpoint.url, "m", "teacher", "LLAVAMED_TEACHER_KEY", 30.0)
+        for call in list(_calls(20, made.where))[12:]:
+            journal.keep(call.id, call.key, Said().text)
+    for calls in (12, 0):
+        found = _ask(endpoint, tmp_path / "j", 20)
+        assert (found.calls, len(found.failed)) == (calls, 12)
+
+
+def test_what_failed_in_an_earlier_run_ends_nothing_where_the_endpoint_was_mended(
+    endpoint: Server, tmp_path: Path
+) -> None:
+    endpoint.reply = lambda body: Said("", finish="length")
+    for calls in (10, 11):  # one more shows that it is as it was
+        with pytest.raises(InputError, match=r"failed on each of the first 1[01] pairs"):
+            _ask(endpoint, tmp_path / "j", 30)
+        assert len(endpoint.requests) == calls
+    endpoint.reply = lambda body: Said()
+    found = _ask(endpoint, tmp_path / "j", 30)
+    assert (found.answered, len(found.failed)) == (19, 11)
 
 
 def test_an_endpoint_that_only_fails_is_left_with_the_reason(endpoint: Server, tmp_path: Path) -> None:
@@ -328,7 +360,7 @@ def test_a_process_that_slept_does_not_take_its_own_silence_for_the_endpoints(en
     endpoint.reply = reply
     with Journal(tmp_path / "j") as journal:
         made = connect(endpoint.url, "m", "teacher", "LLAVAMED_TEACHER_KEY", 1.0)
-        found = ask(_calls(40, made.where), made, journal, right, bill=Bill(journal, None), at_most=8)
+        found = ask(partial(_calls, 40, made.where), made, journal, right, bill=Bill(journal, None), at_most=8)
     assert (found.answered, found.calls, dict(found.broken)) == (40, 40, {})
 
 

@@ -181,6 +181,11 @@ def test_what_a_batch_was_refused_for_says_what_to_set(
     told = capsys.readouterr().err
     assert "40 requests were refused for a parameter that the model does not take" in told
     assert '--set "instruct.without=[seed,max_tokens]"' in told
+    said = "response_format: json_object is not supported"  # the schema was left out already
+    rows = [row | {"response": {"status_code": 400, "body": {"error": {"message": said}}}} for row in rows]
+    weaker = section.model_copy(update={"without": ("schema",)})
+    import_batch(corpus, out, weaker, 0, [_write(tmp_path / "errors.jsonl", rows)])
+    assert '--set "instruct.without=[schema,object]"' in capsys.readouterr().err
     mended = section.model_copy(update={"without": ("seed", "max_tokens")})
     files, number = export_batch(corpus, out, mended, 0, tmp_path / "second")
     assert number == 40
@@ -219,6 +224,73 @@ def test_an_answer_that_a_batch_cut_is_final_until_more_is_allowed(corpus: Path,
     assert generate(corpus, out, more, seed=0).counts["instruct"] == 40
 
 
+@pytest.mark.parametrize(("held", "batch_allowed"), [(4000, 1200), (1200, 1200), (1200, 4000)])
+def test_a_whole_answer_takes_the_place_of_one_that_was_cut_whatever_was_allowed(
+    corpus: Path, tmp_path: Path, endpoint: Endpoint, held: int, batch_allowed: int
+) -> None:
+    def allowing(max_tokens: int) -> InstructSection:
+        path = tmp_path / f"{max_tokens}.yaml"
+        path.write_text(f"extends: 60k-im\nmax_tokens: {max_tokens}\n")
+        return SECTION.model_copy(update={"teacher": endpoint.url, "prompt": str(path), "count": 3})
+
+    endpoint.reply = lambda body: Said('{"tur', finish="length") if len(endpoint.requests) == 2 else Said()
+    generate(corpus, tmp_path / "out", allowing(held), seed=0)
+    files, _ = export_batch(corpus, tmp_path / "new", allowing(batch_allowed), 0, tmp_path / "batch")
+    results = _write(tmp_path / "results.jsonl", [_answer(row) for row in read_jsonl(files[0])])
+    for expected in ({"answers": 1, "known already": 2}, {"known already": 3}):
+        counts, _ = import_batch(corpus, tmp_path / "out", allowing(held), 0, [results])
+        assert dict(counts) == expected
+    assert generate(corpus, tmp_path / "out", allowing(held), seed=0).counts["instruct"] == 3
+
+
+def test_a_dry_run_does_not_count_what_is_of_no_use_as_answered_nor_what_was_cut_as_short(
+    corpus: Path, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    section = SECTION.model_copy(update={"teacher": endpoint.url})
+    cut = Said('{"tur', finish="length", usage=(1000, 1200))
+    endpoint.reply = lambda body: cut if 2 <= len(endpoint.requests) <= 4 else Said(usage=(1000, 80))
+    generate(corpus, tmp_path / "out", section.model_copy(update={"count": 38}), seed=0)
+    found = plan(corpus, tmp_path / "out", section, seed=0)
+    assert (found.answered, found.given_up, found.calls) == (35, 3, 2)
+    assert ["answered, but of no use", 3] in found.table()[1]
+    (tmp_path / "more.yaml").write_text("extends: 60k-im\nmax_tokens: 4000\n")
+    more = plan(corpus, tmp_path / "out", section.model_copy(update={"prompt": str(tmp_path / "more.yaml")}), seed=0)
+    each = (35 * 80 + 3 * 1200) / 38
+    assert (more.calls, more.given_up, more.tokens_out) == (5, 0, round(2 * each) + 3 * 4000)
+    assert more.basis.endswith("; max_tokens of 3 that were cut before")
+
+
+def test_the_line_of_a_cut_answer_can_be_deleted_and_it_is_asked_again(
+    corpus: Path, tmp_path: Path, endpoint: Endpoint
+) -> None:
+    section = SECTION.model_copy(update={"teacher": endpoint.url, "count": 5})
+    endpoint.reply = lambda body: Said('{"tur', finish="length") if len(endpoint.requests) == 2 else Said()
+    assert generate(corpus, tmp_path / "out", section, seed=0).counts["instruct"] == 4
+    journal = tmp_path / "out" / "journal.jsonl"
+    journal.write_text("".join(line for line in journal.open() if '"length"' not in line))
+    assert generate(corpus, tmp_path / "out", section, seed=0).counts["instruct"] == 5
+    assert len(endpoint.requests) == 6
+
+
+def test_an_image_that_cannot_be_shown_leaves_its_card_in_the_report(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Corpus.image
+
+    def image(self: Corpus, key: str) -> bytes:
+        if key == "pair-0020":
+            raise InputError("shard-000000.tar: Input/output error")
+        return b"no image" if key == "pair-0021" else read(self, key)
+
+    monkeypatch.setattr(Corpus, "image", image)
+    monkeypatch.setattr("llavamed.instruct.page._CARDS", 40)  # one for each
+    made = generate(corpus, tmp_path / "out", InstructSection(), seed=0)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<img") > made.counts["instruct"] - 2
+    assert page.count("cannot be shown: shard-000000.tar: Input/output error") == 1
+    assert page.count("cannot be shown: its bytes are no image") == 1
+
+
 def test_an_image_that_is_gone_leaves_its_pair_out_and_no_other_asked_or_exported(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint
 ) -> None:
@@ -242,6 +314,14 @@ def test_an_image_that_is_gone_leaves_its_pair_out_and_no_other_asked_or_exporte
 def test_an_export_that_ends_early_leaves_nothing_in_the_way(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def full(path: Path, text: str) -> None:
+        path.with_name(path.name + ".tmp").write_text(text[:100])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(batch, "write_atomic", full)
+        with pytest.raises(OSError, match="No space left"):
+            export_batch(corpus, tmp_path / "out", SECTION, 0, tmp_path / "batch")
     read = Corpus.image
 
     def image(self: Corpus, key: str) -> bytes:
