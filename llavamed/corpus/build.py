@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from llavamed import manifest
-from llavamed.corpus import card, engines, licence, sources, store, summary
+from llavamed.corpus import audit, card, engines, licence, sources, store, summary
 from llavamed.corpus import unit as units
 from llavamed.corpus.alone import alone
 from llavamed.corpus.output import Output
@@ -46,7 +46,6 @@ from llavamed.recipe import CorpusSection
 STAGE = "corpus"
 VERSION = 3  # of what is made of the same articles and settings; another is built again
 _SHARDS = "shard-[0-9]*"
-_AUDIT = ("audit.json", "audit.html")  # what `corpus audit` says of a corpus that is no more
 _MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT, summary.LEFT_OUT)
 
 
@@ -174,7 +173,7 @@ def _clear(out: Output, made: Sequence[Unit]) -> None:
     for one in made:
         if (tally := units.finished(one, out)) is not None:
             kept |= {f"{one.name}.{kind}" for kind in ("parquet", "jsonl", "json")} | set(tally.files)
-    for name in (*out.names(_SHARDS), *out.names("[0-9]*", units.FOLDER), *_MADE, *_AUDIT):
+    for name in (*out.names(_SHARDS), *out.names("[0-9]*", units.FOLDER), *_MADE, audit.FOUND, audit.PAGE):
         if name not in kept:
             out.remove(name)
 

@@ -34,7 +34,7 @@ from llavamed.corpus.safe_xml import ArticleError
 from llavamed.records import Mention
 
 _FIGURES = frozenset({"fig", "fig-group"})
-_SUB_ARTICLES = frozenset({"sub-article", "response"})
+SUB_ARTICLES = frozenset({"sub-article", "response"})
 _PARAGRAPHS = frozenset({"p", "title", "subtitle", "td", "th", "term", "attrib", "verse-line", "speech"})
 _BLOCKS = _PARAGRAPHS | plain_text.APART  # whose text is read as one
 _CELLS = frozenset({"td", "th"})
@@ -158,7 +158,7 @@ def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articl
         rid, says_figure = xref.get("rid", ""), xref.get("ref-type", "").lower() in _FIGURE_TYPES
         if not says_figure and rid not in index.anywhere and " " not in rid:
             continue
-        scope = _scope(xref) if has_sub_articles else None
+        scope = sub_article(xref) if has_sub_articles else None
         named: list[int] = []
         unknown = []
         for one in rid.split() or [""]:
@@ -200,7 +200,7 @@ def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articl
 
 
 def _index(figures: list[Any], labels: list[str], has_sub_articles: bool) -> _Index:
-    scopes = [_scope(figure) if has_sub_articles else None for figure in figures]
+    scopes = [sub_article(figure) if has_sub_articles else None for figure in figures]
     scoped: dict[tuple[Any, str], list[int]] = defaultdict(list)
     anywhere: dict[str, list[int]] = defaultdict(list)
     for i, figure in enumerate(figures):
@@ -227,8 +227,9 @@ def _index(figures: list[Any], labels: list[str], has_sub_articles: bool) -> _In
     )
 
 
-def _scope(element: Any) -> Any | None:
-    return next((a for a in element.iterancestors() if name(a) in _SUB_ARTICLES), None)
+def sub_article(element: Any) -> Any | None:
+    """The reply or decision letter that an element stands in, or None in the article itself."""
+    return next((a for a in element.iterancestors() if name(a) in SUB_ARTICLES), None)
 
 
 def _block(xref: Any) -> Any:

@@ -34,14 +34,13 @@ from llavamed.corpus import bucket, fetched, licence, versions, wanted
 from llavamed.corpus.alone import alone
 from llavamed.corpus.bucket import Name
 from llavamed.corpus.client import Client
-from llavamed.corpus.ledger import FETCHED, Ledger
+from llavamed.corpus.ledger import FETCHED, STAGE, Ledger
 from llavamed.corpus.mirror import Mirror, bring
 from llavamed.corpus.wanted import Inventory, LegacyRow, Selection, Wanted
 from llavamed.errors import InputError
 from llavamed.manifest import Manifest
 from llavamed.progress import Progress
 
-STAGE = "fetch"
 _PARTIAL = ".partial"  # files that are being written
 _CHANGES = ("new", "changed", "unchanged", "superseded", "removed", "newly_retracted", "unchecked")
 _MOST_GONE = 0.02  # of the mirror, that is deleted unasked because the bucket has it no more; of several, one may

@@ -61,9 +61,9 @@ class Figure:
 @dataclass(frozen=True)
 class Article:
     """`pmcid` is "PMC" and digits or empty; `licence` an SPDX-like id or "unknown"; `authors` as printed, commas
-    between; `citations` counts every `<xref>`
-    to a figure, `unresolved` lists those of figures that are not in the file; `mentions_bare` are dropped because they
-    say nothing; `mended` tells that the file is read in spite of slips in its XML."""
+    between; `citations` counts every `<xref>` to a figure, `unresolved` lists those of figures that are not in the
+    file; `mentions_bare` are dropped because they say nothing; `mended` tells that the file is read in spite of slips
+    in its XML."""
 
     pmcid: str
     pmid: str

@@ -22,14 +22,17 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
 from llavamed.corpus import bucket
-from llavamed.corpus.wanted import Wanted
 from llavamed.errors import InputError
 
+if TYPE_CHECKING:
+    from llavamed.corpus.wanted import Wanted  # brings the client with it
+
+STAGE = "fetch"  # of the manifest beside it
 ARTICLES = "articles.jsonl"
 JOURNAL = "journal.jsonl"
 FETCHED = "fetched"
@@ -166,16 +169,7 @@ class Ledger:
 
     def rows(self) -> Iterator[Row]:
         """The rows of `articles.jsonl`, sorted."""
-        if not self._articles.is_file():
-            return
-        last = bucket.Name(-1, 0)
-        with self._articles.open("rb") as lines:
-            for line in lines:
-                row = Row.from_json(_parsed(line, self._articles))
-                if row.name < last:
-                    raise _damaged(self._articles)
-                last = row.name
-                yield row
+        return read_articles(self._articles)
 
     def _before(self) -> Iterator[tuple[int, list[Row]]]:
         for pmcid, rows in itertools.groupby(self.rows(), key=lambda row: row.name.pmcid):
@@ -202,20 +196,43 @@ class Ledger:
         if not self._journal.is_file():
             return None
         first, end = None, 0
-        with self._journal.open("r+b") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):  # the run was killed while it wrote this
-                    break
-                body = _parsed(line, self._journal)
-                if end:
-                    self._note(body["pmcid"], end)
-                    if "again" not in body:
-                        self._settled.append(body["pmcid"])
-                first = first or body
-                end += len(line)
-            lines.truncate(end)
+        for start, stop, body in read_journal(self._journal):
+            if start:
+                self._note(body["pmcid"], start)
+                if "again" not in body:
+                    self._settled.append(body["pmcid"])
+            first, end = first or body, stop
+        os.truncate(self._journal, end)
         self._settled = array("q", np.unique(np.array(self._settled, np.int64)).tobytes())
         return first
+
+
+def read_articles(path: Path) -> Iterator[Row]:
+    """The rows of an `articles.jsonl`; none if it is absent. Raises InputError for one that is damaged or unsorted."""
+    if not path.is_file():
+        return
+    last = bucket.Name(-1, 0)
+    with path.open("rb") as lines:
+        for line in lines:
+            row = Row.from_json(_parsed(line, path))
+            if row.name < last:
+                raise _damaged(path)
+            last = row.name
+            yield row
+
+
+def read_journal(path: Path) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """(start, end, content) of each line of a journal; none if it is absent. A last line that a killed run wrote in
+    part is no line. Raises InputError for one that is damaged."""
+    if not path.is_file():
+        return
+    start = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return
+            yield start, start + len(line), _parsed(line, path)
+            start += len(line)
 
 
 def _parsed(line: bytes, path: Path) -> dict[str, Any]:

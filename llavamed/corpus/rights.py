@@ -18,15 +18,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any
 
 from llavamed.corpus import credit, licence, plain_text
+from llavamed.corpus.citations import SUB_ARTICLES, sub_article
 from llavamed.corpus.plain_text import name
 
 _MOST_AUTHORS = 20  # named one by one
-_SUB_ARTICLES = frozenset({"sub-article", "response"})
-_METADATA = frozenset({"article-meta", "front-stub", "front", "article", *_SUB_ARTICLES})
+_HOLDERS = ("{*}copyright-statement", "{*}copyright-holder")
+_METADATA = frozenset({"article-meta", "front-stub", "front", "article", *SUB_ARTICLES})
 
 
 @dataclass(frozen=True)
@@ -172,9 +173,6 @@ class Reader:
         return self._own
 
 
-_HOLDERS = ("{*}copyright-statement", "{*}copyright-holder")
-
-
 def _scope(element: Any) -> Any | None:
     """What permissions or an attribution are about: the figure they stand in, else what they stand on; None for the
     article itself."""
@@ -184,7 +182,7 @@ def _scope(element: Any) -> Any | None:
         return figure
     if name(above) not in _METADATA:
         return above
-    return next((a for a in element.iterancestors() if name(a) in _SUB_ARTICLES), None)
+    return sub_article(element)
 
 
 def _together(permitted: Sequence[tuple[str, str]], lines: Iterable[credit.Credit], attribs: Sequence[str]) -> Rights:
@@ -192,7 +190,5 @@ def _together(permitted: Sequence[tuple[str, str]], lines: Iterable[credit.Credi
     found = [one for one, _ in permitted if one] + [line.licence for line in lines]
     said = [*attribs, *(holder for _, holder in permitted), *(line.line for line in lines)]
     said = [one for i, one in enumerate(said) if one and not any(one in other for other in said[:i])]
-    whole = ""
-    for one in found:
-        whole = licence.strictest(whole, one) if whole else one
+    whole = reduce(licence.strictest, found) if found else ""
     return Rights(whole, whole == licence.UNKNOWN, " ".join(said))

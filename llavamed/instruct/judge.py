@@ -173,7 +173,7 @@ class Judge:
                 stopped = {"stopped": str(error)}
             judged = Judged(self.endpoint.model, [], 0, bill.summary() | stopped)
             for _, pair, conversation in sample.drawn:
-                text, _, _ = known_answer(calls[pair.key], journal, lambda text: read(text) is not None)
+                text = known_answer(calls[pair.key], journal, lambda text: read(text) is not None).text
                 verdicts = self._of(conversation, text)
                 if verdicts:
                     judged.items.append((pair, conversation, verdicts))

@@ -81,7 +81,7 @@ class OpenAITeacher:
         """At most `turns` questions with their answers, the first with the image; () if the teacher found nothing
         to ask. Raises TeacherFailed if the journal holds no answer."""
         assert self.journal is not None
-        text, _, _ = known_answer(self.call(pair, mentions, turns, rng), self.journal, self.right)
+        text = known_answer(self.call(pair, mentions, turns, rng), self.journal, self.right).text
         if text is None:
             not_asked = (OVER_COST if self.outcome.over_cost else FAILED, "")
             raise TeacherFailed(*self.outcome.failed.get(pair.key, not_asked))

@@ -5,33 +5,28 @@ from __future__ import annotations
 import hashlib
 import io
 import random
+import sys
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from llavamed.corpus import duplicates
 from llavamed.corpus.duplicates import LEAST_WORDS, MINIMA, NEAR_BITS, NEAR_LOOKS, image_groups, minhash
 from llavamed.imaging.decode import Glance, glance
 from llavamed.imaging.lookalike import miniature, phash
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from duplicates import survival
+
 WORDS = [f"word{n}" for n in range(500)]
 
 
 def curve(seed: int) -> Image.Image:
     """A survival plot: two falling stairs between the same two axes, in every seed another course."""
-    rng = random.Random(seed)
-    image = Image.new("L", (600, 450), 255)
-    pen = ImageDraw.Draw(image)
-    pen.line([(60, 20), (60, 400), (580, 400)], fill=0, width=2)
-    for grey in (76, 29):
-        x, y = 60, 25
-        while x < 570:
-            to_x, to_y = x + rng.randint(10, 50), min(395, y + rng.randint(3, 40))
-            pen.line([(x, y), (to_x, y), (to_x, to_y)], fill=grey, width=2)
-            x, y = to_x, to_y
-    return image
+    return survival(random.Random(seed)).convert("L")
 
 
 def saved(image: Image.Image, quality: int = 90) -> bytes:
