@@ -10,6 +10,10 @@ Charts and drawings speak of images too ("ROC curve of the CT score"); they are 
 own table, and what the text says of them is no picture. Of two domains named as strongly, the one that
 the caption names first wins: "histology slice, for comparison with MRI".
 
+To try some 450 patterns at every letter is slow. `_read` goes through a text once and tries, where a word starts,
+only those a match of which may begin with the letters there; the beginnings are told from the parsed patterns, so
+a new word in the table needs no more than its line.
+
 How often this is right stands in `docs/experiments.md` (`benchmarks/domain.py`); a caption that names no
 modality ("Dissected view of the mass") is beyond any table of words.
 """
@@ -17,41 +21,100 @@ modality ("Dissected view of the mass") is beyond any table of words.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from re import _parser  # type: ignore[attr-defined]  # private, but `re` has no other way to look into a pattern
 from typing import Any
 
 import yaml
 
-from llavamed.records import Mention
+from llavamed.records import DOMAINS, Mention
+
+_OTHER_HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))  # "X\u2010ray" as many publishers set it
+# what IGNORECASE takes for other letters beyond `str.lower`: one for one, so that places stay the same
+_ALIKE = str.maketrans("\u0130\u0131\u017f\u00b5", "iis\u03bc")
+_HEAD = 4  # letters; more make no difference
+
+_Kind = tuple[str, float]  # what a word speaks for: a domain and its weight, or one of these
+_DRAWING: _Kind = ("drawings", 0.0)
+_MAYBE_DRAWING: _Kind = ("maybe_drawings", 0.0)
+_Filed = tuple[_Kind, re.Pattern[str]]
 
 
-def _whole_words(pattern: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\w)(?:{pattern})(?!\w)", re.IGNORECASE)
+def _fold(text: str) -> str:
+    return text.translate(_ALIKE).lower()
 
 
-def _load() -> tuple[dict[str, list[tuple[re.Pattern[str], float]]], re.Pattern[str], re.Pattern[str]]:
+def _heads(pattern: Sequence[tuple[Any, Any]], size: int = _HEAD) -> set[str]:
+    """How a match of the parsed pattern may begin, folded: `size` letters, or fewer where anything may follow."""
+    if not pattern or not size:
+        return {""}
+    (op, value), rest = pattern[0], pattern[1:]
+    if op is _parser.LITERAL or (op is _parser.IN and all(kind is _parser.LITERAL for kind, _ in value)):
+        letters = [value] if op is _parser.LITERAL else [letter for _, letter in value]
+        return {_fold(chr(letter)) + tail for letter in letters for tail in _heads(rest, size - 1)}
+    if op is _parser.SUBPATTERN:
+        return _heads([*value[-1], *rest], size)
+    if op is _parser.BRANCH:
+        return set().union(*(_heads([*branch, *rest], size) for branch in value[1]))
+    if op is _parser.MAX_REPEAT:
+        least, most, repeated = value
+        again = rest if most == 1 else [(_parser.ANY, None)]  # the same once more, or what follows
+        return _heads([*repeated, *again], size) | (_heads(rest, size) if least == 0 else set())
+    if op in (_parser.AT, _parser.ASSERT, _parser.ASSERT_NOT):
+        return _heads(rest, size)
+    return {""}
+
+
+def _load() -> tuple[dict[str, list[_Filed]], list[tuple[set[str], _Filed]]]:
+    """The patterns by their heads; and those that any letter may begin, with strings of which each match holds one."""
     table: dict[str, Any] = yaml.safe_load(
         (resources.files("llavamed.corpus") / "domain_words.yaml").read_text("utf-8")
     )
     parts = {f"<{name}>": f"(?:{'|'.join(words)})" for name, words in table["parts"].items()}
+    rows = [((name, float(w)), words) for name, rows in table["domains"].items() for w, words in rows.items()]
+    rows += [(kind, table[kind[0]]) for kind in (_DRAWING, _MAYBE_DRAWING)]
+    index: dict[str, list[_Filed]] = defaultdict(list)
+    headless = []
+    for kind, words in rows:
+        for word in words:
+            for name, part in reversed(parts.items()):  # a later part may hold an earlier one
+                word = word.replace(name, part)
+            pattern = re.compile(rf"(?<!\w)(?:{word})(?!\w)", re.IGNORECASE)
+            parsed = _parser.parse(word, re.IGNORECASE)
+            heads, *later = (_heads(parsed[at:]) for at in range(len(parsed)))
+            if "" in heads:
+                held = max([heads, *later], key=lambda some: min(map(len, some)))
+                headless.append((held, (kind, pattern)))
+            else:
+                for head in heads:
+                    index[head].append((kind, pattern))
+    return dict(index), headless
 
-    def pattern(words: list[str]) -> re.Pattern[str]:
-        text = "|".join(words)
-        for name, part in reversed(parts.items()):  # a later part may hold an earlier one
-            text = text.replace(name, part)
-        return _whole_words(text)
 
-    domains = {
-        name: [(pattern(words), float(weight)) for weight, words in rows.items()]
-        for name, rows in table["domains"].items()
-    }
-    return domains, pattern(table["drawings"]), pattern(table["maybe_drawings"])
+_INDEX, _HEADLESS = _load()
+_SIZES = sorted({len(head) for head in _INDEX})
+_WORD_START = re.compile(r"(?<!\w)\S")
+_FIRST_SENTENCE = re.compile(r"(?<=[.:]) ")
 
 
-_HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011", "-"))  # "X‐ray" as many publishers set it
-_DOMAIN_PATTERNS, _PLOT_PATTERN, _MAYBE_PLOT_PATTERN = _load()
+def _read(text: str) -> dict[_Kind, int]:
+    """Where the first word of each kind stands. Only the patterns that may begin so are tried at a place."""
+    first: dict[_Kind, int] = {}
+    folded = _fold(text)
+    for start in [match.start() for match in _WORD_START.finditer(text)]:
+        head = folded[start : start + _HEAD]
+        for size in _SIZES:
+            for kind, pattern in _INDEX.get(head[:size], ()):
+                if kind not in first and pattern.match(text, start):
+                    first[kind] = start
+    for held, (kind, pattern) in _HEADLESS:
+        if any(one in folded for one in held) and (match := pattern.search(text)):
+            first[kind] = min(match.start(), first.get(kind, len(text)))
+    return first
+
 
 _SUPPORTING = 1.0  # the weight of words that name no domain on their own
 _CHART = 3.5
@@ -71,26 +134,29 @@ class Verdict:
 def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") -> Verdict:
     """The domain that a figure's words speak for, one of `records.DOMAINS`."""
     sentences = list(dict.fromkeys(mention.sentence for mention in mentions))
-    caption = caption.translate(_HYPHENS)
-    texts = [(caption, _CAPTION_WEIGHT), (title, _TITLE_WEIGHT)]
-    # all that cite it together: a figure of a skull cited ten times, once beside "CT", need not be a CT
-    is_plot = _is_plot(caption)
-    if is_plot:
-        sentences, texts = [], texts[:1]  # what the text says of a chart's data is no picture of it
-    texts += [(sentence.translate(_HYPHENS), _MENTION_WEIGHT / len(sentences)) for sentence in sentences]
-    votes = dict.fromkeys(_DOMAIN_PATTERNS, 0.0)
+    caption = caption.translate(_OTHER_HYPHENS)
+    read = _read(caption)
+    is_plot = _is_plot(read)
+    texts = [(read, _CAPTION_WEIGHT)]
+    if not is_plot:  # what the text says of a chart's data is no picture of it
+        texts.append((_read(title), _TITLE_WEIGHT))
+        # all that cite it together: a figure of a skull cited ten times, once beside "CT", need not be a CT
+        share = _MENTION_WEIGHT / max(len(sentences), 1)
+        texts += [(_read(sentence.translate(_OTHER_HYPHENS)), share) for sentence in sentences]
+    votes = dict.fromkeys(DOMAINS, 0.0)
     named = {"other"}
-    for text, weight in texts:
-        for name, words in _DOMAIN_PATTERNS.items():
+    for found, weight in texts:
+        for name in votes:
             # the strongest word of each text counts, once: repeating "CT" five times is no more CT
-            strongest = max((w for pattern, w in words if pattern.search(text)), default=0.0)
+            strongest = max((w for kind, w in found if kind == name), default=0.0)
             votes[name] += weight * strongest
             if strongest > _SUPPORTING:
                 named.add(name)
-    if _PLOT_PATTERN.search(re.split(r"(?<=[.:]) ", caption, maxsplit=1)[0]):
-        votes["other"] += _CHART  # the first sentence says what a figure is: a chart of MRI volumes is no MRI
+    # the first sentence says what a figure is: a chart of MRI volumes is no MRI
+    if read.get(_DRAWING, len(caption)) < len(_FIRST_SENTENCE.split(caption, maxsplit=1)[0]):
+        votes["other"] += _CHART
     total = sum(votes.values())
-    ranks = {name: (votes[name], name != "other", -_first(name, caption)) for name in votes if name in named}
+    ranks = {name: (votes[name], name != "other", -_first(name, read, caption)) for name in votes if name in named}
     best = max(ranks, key=lambda name: ranks[name])
     best = best if votes[best] > _LEAST_VOTES else "other"
     return Verdict(
@@ -100,14 +166,12 @@ def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") ->
     )
 
 
-def _first(name: str, caption: str) -> int:
+def _first(name: str, read: dict[_Kind, int], caption: str) -> int:
     """Where the first word of the domain stands that is more than support."""
-    found = (pattern.search(caption) for pattern, weight in _DOMAIN_PATTERNS[name] if weight > _SUPPORTING)
-    return min((match.start() for match in found if match), default=len(caption))
+    found = (start for (kind, weight), start in read.items() if kind == name and weight > _SUPPORTING)
+    return min(found, default=len(caption))
 
 
-def _is_plot(caption: str) -> bool:
-    if _PLOT_PATTERN.search(caption):
-        return True
-    names_image = any(w >= 2 and p.search(caption) for words in _DOMAIN_PATTERNS.values() for p, w in words)
-    return not names_image and _MAYBE_PLOT_PATTERN.search(caption) is not None
+def _is_plot(read: dict[_Kind, int]) -> bool:
+    names_image = any(weight >= 2 for _, weight in read)
+    return _DRAWING in read or (_MAYBE_DRAWING in read and not names_image)
