@@ -88,12 +88,12 @@ def cropped(image: Image.Image, box: tuple[int, int, int, int], file: str) -> tu
 class CorpusWriter:
     """Writes pairs in the order they come. A context manager; the index is whole when it is left without error.
 
-    `unit` numbers the shards; with `groups` the index also has what groups are found by. The folder is a corpus only
+    `unit` names the shards; with `groups` the index also has what groups are found by. The folder is a corpus only
     once its manifest is written, which is the caller's last step.
     """
 
     def __init__(
-        self, folder: Path, unit: int = 0, groups: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
+        self, folder: Path, unit: str = "000000", groups: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
     ) -> None:
         self.folder = folder
         self.count = 0
@@ -123,7 +123,7 @@ class CorpusWriter:
         self._close_shard()
         self._in_shard = self._text = 0
         more = f"-{len(self.shards):03d}" if self.shards else ""
-        self.shards.append(self.folder / f"shard-{self._unit:06d}{more}{SUFFIXES[self._format]}")
+        self.shards.append(self.folder / f"shard-{self._unit}{more}{SUFFIXES[self._format]}")
         self._shard = FORMATS[self._format](self.shards[-1])
 
     def _close_shard(self) -> None:
