@@ -74,7 +74,9 @@ def build(
         raise InputError(f"{out}: lies in the articles ({articles}); give the corpus a folder of its own")
     threads = engines.cores() if workers is None else workers
     if engine == "local" and threads > 1 and not place.names(manifest.NAME):
-        engines.prepare(units.__name__)  # while this process looks at the articles
+        engines.prepare(
+            units.__name__, "pandas"
+        )  # while this one looks at the articles; pyarrow wants pandas, if there
     listing = sources.scan(articles, threads)
     settings = section.model_dump(mode="json", exclude={"articles"}) | {"version": VERSION}
     result = Manifest(STAGE, settings, {str(articles): listing.fingerprint})

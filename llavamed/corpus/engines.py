@@ -29,10 +29,10 @@ Result = TypeVar("Result")
 _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
-def prepare(module: str) -> None:
+def prepare(*modules: str) -> None:
     """Where workers will be wanted: let the process that they are forked from read what they need, beside this one."""
     if _METHOD == "forkserver":
-        forkserver.set_forkserver_preload([module])
+        forkserver.set_forkserver_preload(list(modules))
         forkserver.ensure_running()
 
 

@@ -45,7 +45,7 @@ MAX_IMAGE_BYTES = 128 * 2**20
 _MAX_METADATA_BYTES = 2 * 2**20
 _LEAST_SPLIT_BYTES = 8 * 2**20  # of a zip; there may be a hundred thousand small ones, and each would be looked into
 
-_XML = frozenset({".xml", ".nxml"})
+_XML = (".xml", ".nxml")
 _METADATA = ".json"
 # Best first: publishers put a full JPEG beside a GIF or PNG thumbnail, and sometimes the TIFF it came from.
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
@@ -53,6 +53,7 @@ _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
 _NOT_READ = frozenset(
     {".svg", ".svgz", ".eps", ".ps", ".pdf", ".jp2", ".jpx", ".emf", ".wmf", ".heic", ".avif", ".ai", ".psd", ".pct"}
 )
+_MATTER = frozenset({"", ".", _METADATA, *_XML, *_IMAGES, *_NOT_READ})  # without an extension: its first bytes tell
 # What may pack articles; of it only archives.SUFFIXES are looked into, and not inside of one another. A table or a scan
 # that is packed alone (data.csv.gz) is no such thing.
 _PACKED = re.compile(
@@ -400,8 +401,7 @@ def _no_image(names: Mapping[str, list[str]], href: str) -> str | None:
 
 def _matters(name: str) -> bool:
     """Whether what is made of articles may depend on this file; a table or a film beside them changes nothing."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix in {"", _METADATA, *_XML, *_IMAGES, *_NOT_READ} or _is_archive(name)
+    return os.path.splitext(name)[1].lower() in _MATTER or _is_archive(name)
 
 
 def _is_archive(name: str) -> bool:
@@ -413,4 +413,4 @@ def _is_packed(name: str) -> bool:
 
 
 def _is_xml(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in _XML
+    return name.lower().endswith(_XML)
