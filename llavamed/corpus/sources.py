@@ -25,10 +25,8 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -37,6 +35,7 @@ from typing import Any, Protocol
 from llavamed.corpus import archives, settled
 from llavamed.corpus.archives import Archive, SourceError
 from llavamed.corpus.folder import File, Folder, Problem, shown, stamps
+from llavamed.corpus.neighbours import IMAGES, NOT_READ, XML, Near, folded, neighbourhoods
 from llavamed.errors import InputError
 
 # Far above any article. Together with what a parser and a decoder make of them they stay below a gigabyte.
@@ -45,15 +44,8 @@ MAX_IMAGE_BYTES = 128 * 2**20
 _MAX_METADATA_BYTES = 2 * 2**20
 _LEAST_SPLIT_BYTES = 8 * 2**20  # of a zip; there may be a hundred thousand small ones, and each would be looked into
 
-_XML = (".xml", ".nxml")
 _METADATA = ".json"
-# Best first: publishers put a full JPEG beside a GIF or PNG thumbnail, and sometimes the TIFF it came from.
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
-# Pictures as well, but none of points, or of formats that journals do not use for figures; "" is what has no extension.
-_NOT_READ = frozenset(
-    {".svg", ".svgz", ".eps", ".ps", ".pdf", ".jp2", ".jpx", ".emf", ".wmf", ".heic", ".avif", ".ai", ".psd", ".pct"}
-)
-_MATTER = frozenset({"", ".", _METADATA, *_XML, *_IMAGES, *_NOT_READ})  # without an extension: its first bytes tell
+_MATTER = frozenset({"", ".", _METADATA, *XML, *IMAGES, *NOT_READ})  # without an extension: its first bytes tell
 # What may pack articles; of it only archives.SUFFIXES are looked into, and not inside of one another. A table or a scan
 # that is packed alone (data.csv.gz) is no such thing.
 _PACKED = re.compile(
@@ -77,7 +69,7 @@ class Source:
     where: str
     _container: _Container = field(repr=False, compare=False)
     _member: str = field(repr=False, compare=False)
-    _near: _Near = field(repr=False, compare=False)
+    _near: Near = field(repr=False, compare=False)
     stamp: str = ""  # another when a file is another that it may read; "" in an archive, whose own stamp tells
 
     def xml(self) -> bytes:
@@ -108,7 +100,7 @@ class Source:
         Raises SourceError for one that cannot be read, and for one that is there in no format of images."""
         name = self._near.image(href)
         if name is None and (other := self._near.other(href)) is not None:
-            if PurePosixPath(other).suffix.lower() in _NOT_READ:
+            if PurePosixPath(other).suffix.lower() in NOT_READ:
                 raise SourceError(f"{self.where}: {shown(other)} is not read; save it as PNG or JPEG", "image_format")
             name = other  # without an extension: its first bytes tell
         return None if name is None else self._container.read(name, MAX_IMAGE_BYTES)
@@ -234,10 +226,10 @@ class _Stamps:
     @staticmethod
     def _place(name: str) -> tuple[str, str]:
         folder, _, base = name.rpartition("/")
-        is_text = base.lower().endswith((*_XML, _METADATA)) or _is_archive(base)
-        return folder, _folded(PurePosixPath(base).stem) if is_text else ""
+        is_text = base.lower().endswith((*XML, _METADATA)) or _is_archive(base)
+        return folder, folded(PurePosixPath(base).stem) if is_text else ""
 
-    def of_article(self, member: str, near: _Near) -> str:
+    def of_article(self, member: str, near: Near) -> str:
         folder = member.rpartition("/")[0]
         if folder not in self._pictures:
             self._pictures[folder] = b"".join(
@@ -256,9 +248,9 @@ def _articles(
     names: list[str],
     prefix: str,
     problems: list[Problem],
-    stamp: Callable[[str, _Near], str] = lambda member, near: "",
+    stamp: Callable[[str, Near], str] = lambda member, near: "",
 ) -> Iterator[Source]:
-    near = _neighbourhoods(names)
+    near = neighbourhoods(names)
     files = [(member, PurePosixPath(member)) for member in names if _is_xml(member)]
     complete = {at.parent for _, at in files if at.stem == at.parent.name}
     strays: dict[PurePosixPath, list[str]] = defaultdict(list)  # bucket folder without its article -> its XML files
@@ -306,99 +298,6 @@ def _whole(sources: list[Source], fetched: set[str], problems: list[Problem]) ->
     return kept
 
 
-class _Near:
-    """The files that an article may name, found without ever making a path from an href: those in its folder, then
-    those in each folder below that is no other article's. Shared by the articles of a folder, light to send away."""
-
-    def __init__(self, folders: list[list[str]]) -> None:
-        self._folders = folders
-        self._indexes: list[dict[str, list[str]]] | None = None
-
-    def __getstate__(self) -> list[list[str]]:
-        return self._folders
-
-    def __setstate__(self, folders: list[list[str]]) -> None:
-        self.__init__(folders)  # type: ignore[misc]
-
-    def folders(self) -> list[str]:
-        return [names[0].rpartition("/")[0] for names in self._folders]
-
-    def _indexed(self) -> list[dict[str, list[str]]]:
-        if self._indexes is None:
-            self._indexes = [by_stem(names) for names in self._folders]
-        return self._indexes
-
-    def beside(self, member: str, suffix: str) -> str | None:
-        candidates = self._indexed()[0].get(_folded(PurePosixPath(member).stem), [])
-        return next((name for name in candidates if name.lower().endswith(suffix)), None)
-
-    def image(self, href: str) -> str | None:
-        return next(filter(None, (best_image(index, href) for index in self._indexed())), None)
-
-    def other(self, href: str) -> str | None:
-        """A file of that name which is no image by its extension: a drawing, or what has none."""
-        return next(filter(None, (_no_image(index, href) for index in self._indexed())), None)
-
-
-def _neighbourhoods(names: list[str]) -> dict[str, _Near]:
-    """For each folder that holds an article: what the articles in it may name."""
-    in_folder: dict[str, list[str]] = defaultdict(list)
-    with_xml = set()
-    for name in names:
-        folder = str(PurePosixPath(name).parent)
-        in_folder[folder].append(name)
-        if _is_xml(name):
-            with_xml.add(folder)
-    folders = sorted(in_folder)
-    near = {}
-    for folder in with_xml:
-        found = [in_folder[folder]]
-        prefix = "" if folder == "." else f"{folder}/"
-        for at in range(bisect_left(folders, prefix), len(folders)):
-            if not folders[at].startswith(prefix):
-                break
-            if folders[at] not in with_xml:
-                found.append(in_folder[folders[at]])
-        near[folder] = _Near(found)
-    return near
-
-
-def by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    """The files of one folder by their names without extension, in lower case."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        found[_folded(PurePosixPath(name).stem)].append(name)
-    return found
-
-
-def _folded(stem: str) -> str:
-    """macOS takes an accent for a sign of its own, articles and Windows do not; and case says nothing."""
-    return unicodedata.normalize("NFC", stem).lower()
-
-
-def _named(names: Mapping[str, list[str]], href: str) -> Iterator[str]:
-    """Of the files `by_stem` those an href names, whatever path stands before it, and whatever format it says."""
-    base = _folded(PurePosixPath(href.replace("\\", "/").partition("?")[0].rstrip("/")).name)
-    stem = next((base.removesuffix(extension) for extension in _IMAGES if base.endswith(extension)), base)
-    # "x.y" may be a stem of its own (info:doi/10.1371/journal.pone.0070598.g001)
-    yield from names.get(stem, ())
-    if PurePosixPath(stem).suffix in _NOT_READ:
-        yield from names.get(PurePosixPath(stem).stem, ())
-
-
-def best_image(names: Mapping[str, list[str]], href: str) -> str | None:
-    """Of the files `by_stem` the best image for an href: of the same stem, whatever path stands before it. An
-    href's own extension ("x.tif") does not bind: its JPEG is the better file."""
-    found = [n for n in _named(names, href) if PurePosixPath(n).suffix.lower() in _IMAGES]
-    return min(found, key=lambda n: (_IMAGES.index(PurePosixPath(n).suffix.lower()), n), default=None)
-
-
-def _no_image(names: Mapping[str, list[str]], href: str) -> str | None:
-    """Of the files `by_stem` what an href names that is no image; what has no extension comes first."""
-    found = [n for n in _named(names, href) if PurePosixPath(n).suffix.lower() in {"", *_NOT_READ}]
-    return min(found, key=lambda n: (PurePosixPath(n).suffix != "", n), default=None)
-
-
 def _matters(name: str) -> bool:
     """Whether what is made of articles may depend on this file; a table or a film beside them changes nothing."""
     return os.path.splitext(name)[1].lower() in _MATTER or _is_archive(name)
@@ -413,4 +312,4 @@ def _is_packed(name: str) -> bool:
 
 
 def _is_xml(name: str) -> bool:
-    return name.lower().endswith(_XML)
+    return name.lower().endswith(XML)

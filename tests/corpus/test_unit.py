@@ -28,8 +28,10 @@ from llavamed import manifest
 from llavamed.corpus import build as building
 from llavamed.corpus import shards, sources, store
 from llavamed.corpus import unit as units
+from llavamed.corpus.audit import audit
 from llavamed.corpus.build import build
 from llavamed.corpus.output import Output
+from llavamed.corpus.show import show, stats
 from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.recipe import CorpusSection
@@ -327,10 +329,33 @@ def test_a_corpus_may_be_written_to_any_place_of_fsspec(articles: Path, tmp_path
     assert body["files"] == content(tmp_path / "here")
     again = build(articles, there, workers=1)
     assert (again.counts, again.files) == (made.counts, made.files)
+    here = Corpus(tmp_path / "here")
+    far = Corpus(there)
+    assert list(far.pairs()) == list(here.pairs())
+    key = here.keys()[-1]
+    assert (far.image(key), far.has_image(key)) == (here.image(key), True)
+    assert show(there, limit=100) == show(tmp_path / "here", limit=100)
+    assert show(there, key) == show(tmp_path / "here", key)
+    assert stats(there) == stats(tmp_path / "here")
     files.makedirs(f"{root}2")
     files.pipe(f"{root}2/mine", b"x")
     with pytest.raises(InputError, match="not empty"):
         build(articles, f"{there}2", workers=1)
+
+
+def test_a_corpus_elsewhere_is_shown_and_what_needs_a_folder_says_so(
+    articles: Path, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = f"file://{tmp_path}/there"
+    build(articles, there, workers=1)
+    assert llavamed("corpus", "show", there, "--limit", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["key"] == "PMC0-1_f1"
+    assert llavamed("corpus", "stats", there, "--json") == 0
+    assert {"": "read and kept", "what": "pairs", "count": 38} in json.loads(capsys.readouterr().out)
+    with pytest.raises(InputError, match="must be a folder here; copy it first"):
+        audit(Path(there), [])
+    assert llavamed("corpus", "show", f"file://{tmp_path}/nowhere") == 2
+    assert "no corpus, or an unfinished one" in capsys.readouterr().err
 
 
 def test_a_place_that_fsspec_does_not_know_is_an_input_error(articles: Path) -> None:
