@@ -87,9 +87,26 @@ class Groups:
         a, b = self.find(a), self.find(b)
         self._parent[max(a, b)] = min(a, b)
 
+    def join_all(self, pairs: np.ndarray) -> None:
+        """Join each of (n, 2) pairs: of two groups the larger name goes below the smaller, until all are one."""
+        while len(pairs := pairs[self.apart(pairs)]):
+            names = np.sort(self._parent[pairs], axis=1)
+            np.minimum.at(self._parent, names[:, 1], names[:, 0])
+
+    def apart(self, pairs: np.ndarray) -> np.ndarray:
+        """Which of (n, 2) pairs are in different groups."""
+        self._flatten()
+        return np.asarray(self._parent[pairs[:, 0]] != self._parent[pairs[:, 1]])
+
+    def _flatten(self) -> None:
+        """Put everyone directly below the name of its group."""
+        while not np.array_equal(above := self._parent[self._parent], self._parent):
+            self._parent = above
+
     def names(self) -> np.ndarray:
         """For each position the first of its group, or -1 where it is alone."""
-        first = np.fromiter((self.find(i) for i in range(len(self._parent))), np.int64, len(self._parent))
+        self._flatten()
+        first = self._parent
         sizes = np.bincount(first, minlength=len(first))
         return np.where(sizes[first] > 1, first, -1)
 
@@ -155,9 +172,9 @@ def caption_groups(minima: np.ndarray, long: np.ndarray) -> np.ndarray:
         band = (table[:, start : start + _ROWS].astype(np.uint64) * _FACTORS[:_ROWS]).sum(axis=1)  # equal bands: equal
         pairs = _side_by_side(band)
         for part in np.array_split(pairs, len(pairs) // _AT_ONCE + 1):
+            part = part[groups.apart(at[part])]  # captions of one text are found in each band
             near = (table[part[:, 0]] == table[part[:, 1]]).mean(axis=1) >= NEAR_CAPTIONS
-            for one, two in at[part[near]].tolist():
-                groups.join(one, two)
+            groups.join_all(at[part[near]])
     return groups.names()
 
 

@@ -87,6 +87,19 @@ def test_equal_bytes_are_a_group_whatever_they_look_like() -> None:
     assert image_groups([], np.zeros(0, np.uint64), np.zeros((0, 256), np.uint8)).tolist() == []
 
 
+@pytest.mark.parametrize("count", [0, 10, 60, 200])
+def test_joining_many_at_once_is_joining_one_after_the_other(count: int) -> None:
+    pairs = np.random.default_rng(count).integers(0, 100, (count, 2))
+    sets = {n: {n} for n in range(100)}
+    for one, two in pairs.tolist():
+        both = sets[one] | sets[two]
+        sets |= dict.fromkeys(both, both)
+    groups = duplicates.Groups(100)
+    groups.join_all(pairs)
+    assert groups.names().tolist() == [min(sets[n]) if len(sets[n]) > 1 else -1 for n in range(100)]
+    assert groups.apart(np.array([[0, 1], [5, 5]])).tolist() == [sets[0] is not sets[1], False]
+
+
 def caption_groups(found: list[np.ndarray | None]) -> np.ndarray:
     rows = [np.zeros(MINIMA, np.uint32) if one is None else one for one in found]
     return duplicates.caption_groups(np.array(rows), np.array([one is not None for one in found]))
