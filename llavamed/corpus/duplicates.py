@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -111,15 +111,13 @@ class Groups:
         return np.where(sizes[first] > 1, first, -1)
 
 
-def image_groups(digests: Sequence[str], hashes: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """Groups of equal or nearly equal pictures, by the sha256 of their bytes, their `phash` (n, uint64) and their
-    miniatures (n, 256, uint8)."""
+def image_groups(digests: np.ndarray, hashes: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    """Groups of equal or nearly equal pictures, by the sha256 of their bytes (n, S32), their `phash` (n, uint64) and
+    their miniatures (n, 256, uint8)."""
     groups = Groups(len(digests))
-    known: dict[str, int] = {}
-    for i, digest in enumerate(digests):
-        if known.setdefault(digest, i) != i:
-            groups.join(known[digest], i)
-    different = np.fromiter(known.values(), np.int64, len(known))
+    _, different, same = np.unique(digests, return_index=True, return_inverse=True)
+    groups.join_all(np.stack([different[same], np.arange(len(digests))], axis=1))
+    different.sort()
     firsts: dict[int, list[int]] = defaultdict(list)  # cell -> the first pictures of the groups in it
     for start in range(0, len(different), _AT_ONCE):
         part = different[start : start + _AT_ONCE]

@@ -1,6 +1,6 @@
 """A corpus on disk: shards, and one Parquet index that knows where each image lies in them.
 
-    shard-000000.tar, or .parquet    the pairs with their images, in a format that others read (`shards`)
+    shard-NUMBER.tar, or .parquet    the pairs with their images, in a format that others read (`shards`)
     index.parquet                    key, shard, offset, size, and every field of the Pair as a column
 
 The shards are for reading in a row; the index gives random access by one `seek`, and can be asked questions by DuckDB,
@@ -167,13 +167,13 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
     copies the rows.
     """
     parts = list(parts)
-    keys, digests = pa.chunked_array([], pa.string()), pa.chunked_array([], pa.string())
+    keys, digests = pa.chunked_array([], pa.string()), [np.zeros(0, "S32")]
     hashes, minima, long = [np.zeros(0, np.uint64)], [np.zeros((0, duplicates.MINIMA), np.uint32)], [np.zeros(0, bool)]
     looks = [np.zeros((0, _LOOK_BYTES), np.uint8)]
     for part in parts:
         table = _table(part(), ["key", "sha256", "phash", MINHASH, LOOK])
         keys = pa.chunked_array(keys.chunks + table["key"].chunks, pa.string())
-        digests = pa.chunked_array(digests.chunks + table["sha256"].chunks, pa.string())
+        digests.append(np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), "S32"))
         hashes.append(np.array([int(h, 16) for h in table["phash"].to_pylist()], np.uint64))
         looks.append(np.frombuffer(b"".join(table[LOOK].to_pylist()), np.uint8).reshape(-1, _LOOK_BYTES))
         said = table[MINHASH].combine_chunks()
@@ -181,7 +181,7 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
         minima.append(np.zeros((len(table), duplicates.MINIMA), np.uint32))
         minima[-1][long[-1]] = said.flatten().to_numpy().reshape(-1, duplicates.MINIMA)
     groups = (
-        duplicates.image_groups(digests.to_pylist(), np.concatenate(hashes), np.concatenate(looks)),
+        duplicates.image_groups(np.concatenate(digests), np.concatenate(hashes), np.concatenate(looks)),
         duplicates.caption_groups(np.concatenate(minima), np.concatenate(long)),
     )
     start = 0
