@@ -209,17 +209,21 @@ def built(source: Path, work: Path, workers: int) -> tuple[int, int, float, int,
 
 
 def peak_kib(parent: int) -> dict[int, int]:
-    """The largest memory that a process and its children had so far, as Linux tells it: getrusage counts a child's copy
-    of its parent before it becomes another program."""
-    found = {}
+    """The largest memory that a process and those that came of it had so far, as Linux tells it: getrusage counts a
+    child's copy of its parent before it becomes another program."""
+    peaks, parents = {}, {}
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         except OSError:  # it has ended
             continue
-        if parent in (int(lines["Pid"]), int(lines["PPid"])) and "VmHWM" in lines:
-            found[int(lines["Pid"])] = int(lines["VmHWM"].split()[0])
-    return found
+        if "VmHWM" in lines:
+            peaks[int(lines["Pid"])] = int(lines["VmHWM"].split()[0])
+            parents[int(lines["Pid"])] = int(lines["PPid"])
+    found = {parent} & peaks.keys()
+    while more := {pid for pid, of in parents.items() if of in found} - found:  # workers are forked by a helper
+        found |= more
+    return {pid: peaks[pid] for pid in found}
 
 
 def workers(data: Path, work: Path, count: int, rounds: int) -> None:
@@ -260,7 +264,7 @@ def main() -> None:
         elif what == "images":
             images(arguments.data, arguments.rounds)
         elif what == "workers":
-            workers(arguments.data, arguments.work, arguments.articles, 3)
+            workers(arguments.data, arguments.work, arguments.articles, min(3, arguments.rounds))
         elif what == "memory":
             memory(arguments.data, arguments.work, arguments.articles // 4)
         else:

@@ -93,7 +93,7 @@ def looks(files: list[bytes]) -> Looks:
 
 
 def grouped(found: Looks) -> np.ndarray:
-    return image_groups([str(n) for n in range(len(found[0]))], *found)
+    return image_groups(np.arange(len(found[0])), *found)
 
 
 def by_hash(found: Looks) -> np.ndarray:

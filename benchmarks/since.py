@@ -1,10 +1,12 @@
-"""The demo's training by this version and by an earlier one, on the same data from the same parts.
+"""The demo's training by this version and by an earlier one, on the same data from the same parts, and what was learnt.
 
     python benchmarks/since.py DEMO_RUN [--commit 4d23b05] [--repeats 3]
 
 4d23b05 is the last commit before the training engine: the first whole, which packed already. Each run is a process of
 its own with one thread, and what is compared is processor time, everything from reading the data to the finished
 models: on a machine that others use the wall clock says nothing. Repeats are interleaved, a ratio is taken within one.
+Each version follows its own recipe, so that the examples may differ in number: the speed of the engine is in examples
+a second, and both models answer the same benchmark, by this version's scorer.
 """
 
 from __future__ import annotations
@@ -17,6 +19,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from llavamed.evaluate.benchmarks import load
+from llavamed.evaluate.run import evaluate
+from llavamed.evaluate.score import score
+from llavamed.recipe import EvaluateSection
 
 ROOT = Path(__file__).parents[1]
 RUN = """
@@ -50,6 +57,16 @@ def train(code: Path, out: Path, sets: dict[str, str]) -> dict[str, tuple[float,
     return found
 
 
+def learnt(model: Path, benchmark: Path) -> tuple[str, str]:
+    """(closed accuracy, open recall) of the finished model, with the pictures, %"""
+    out = model.parent / "eval"
+    evaluate(str(model), "phantom", benchmark, out, EvaluateSection(controls=()))
+    items = score(load("phantom", benchmark), out / "real" / "predictions.jsonl").items
+    credits = [[item.credit for item in items if item.question.closed is closed] for closed in (True, False)]
+    closed_accuracy, open_recall = (f"{100 * statistics.mean(part):.1f} (n {len(part)})" for part in credits)
+    return closed_accuracy, open_recall
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="a finished demo run, for its data")
@@ -72,16 +89,37 @@ def main() -> None:
                 [train(code, Path(scratch) / f"{place}-{repeat}", sets) for place, code in enumerate((before, ROOT))]
                 for repeat in range(args.repeats)
             ]
+            marks = [
+                learnt(Path(scratch) / f"{place}-0" / "instruct", data / "world" / "benchmark") for place in (0, 1)
+            ]
         finally:
             subprocess.run([*git, "remove", "--force", str(before)], check=True)
-    print(f"| stage | {args.commit}, processor s | this version | ratio | last loss before | now |\n{'|---' * 6}|")
+    head = (
+        "stage",
+        f"{args.commit}, processor s",
+        "this version",
+        "ratio",
+        "examples before",
+        "now",
+        "ratio of examples/s",
+    )
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     for stage in ("align", "instruct", "all"):
-        old, new = ([pair[place][stage] for pair in repeats] for place in (0, 1))
-        ratios = [was[0] / now[0] for was, now in zip(old, new, strict=True)]
-        losses = [f"{one[0][2]:.4f}" if stage != "all" else "" for one in (old, new)]
-        medians = [f"{statistics.median(one[0] for one in times):.1f}" for times in (old, new)]
-        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-        print(f"| {stage} | {' | '.join([*medians, ratio, *losses])} |")
+        pairs = [[one[stage] for one in pair] for pair in repeats]
+        medians = [f"{statistics.median(pair[place][0] for pair in pairs):.1f}" for place in (0, 1)]
+        examples = [pairs[0][place][1] for place in (0, 1)]
+        row = [stage, *medians, spread([was[0] / now[0] for was, now in pairs])]
+        if stage != "all":
+            per_second = [was[0] / was[1] * now[1] / now[0] for was, now in pairs]
+            row += [*(f"{count:,}" for count in examples), spread(per_second)]
+        print(f"| {' | '.join(row)} |")
+    print("\n| learnt | before | now |\n|---|---|---|")
+    for name, was, now in zip(("closed accuracy, %", "open recall, %"), *marks, strict=True):
+        print(f"| {name} | {was} | {now} |")
+
+
+def spread(ratios: list[float]) -> str:
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from llavamed.printing import funnel, rows_in_full, table
 app = typer.Typer(no_args_is_help=True, help="Articles -> figure-caption pairs.", rich_markup_mode=None)
 
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Place = Annotated[str, typer.Argument(help="Folder, or s3://bucket/folder and whatever fsspec knows.")]
 Set = Annotated[list[str], typer.Option("--set", help="Override one key of the recipe: --set corpus.min_side=64")]
 Json = Annotated[bool, typer.Option("--json", help="Print the table as JSON.")]
 Licence = Annotated[str, typer.Option(help='commercial, noncommercial, any, or by name: "commercial,CC-BY-ND"')]
@@ -114,7 +115,7 @@ def audit_command(
 
 @app.command("show")
 def show_command(
-    corpus: Path,
+    corpus: Place,
     key: Annotated[str | None, typer.Argument(help="Of one pair; without it the first ones.")] = None,
     limit: Annotated[int, typer.Option(min=1)] = 5,
     as_json: Json = False,
@@ -160,7 +161,7 @@ def domains(
 
 
 @app.command("stats")
-def stats_command(corpus: Path, as_json: Json = False) -> None:
+def stats_command(corpus: Place, as_json: Json = False) -> None:
     """Print what a corpus holds: funnel, domains, licences, lengths, panels, as its report.html has them."""
     from llavamed.corpus.show import stats
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -164,6 +165,8 @@ def read(folder: Path) -> dict[str, Any] | None:
 def require(folder: Path, stage: str, hint: str) -> dict[str, Any]:
     """The manifest of an input folder, or an InputError that says which command makes one."""
     if not folder.is_dir():
+        if re.match(r"\w\w+:/", str(folder)):
+            raise InputError(f"{folder}: must be a folder here; copy it first (aws s3 sync, gsutil rsync, rclone)")
         raise InputError(f"{folder}: no such folder; {hint}")
     body = read(folder)
     if body is None:

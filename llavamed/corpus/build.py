@@ -1,6 +1,6 @@
 """Articles -> a corpus of pairs, with an account of everything that was left out.
 
-The articles are cut into work units in the order of their names (`unit`), the units are made by whoever is there
+The articles are cut into work units in the order of their names (`cut`), the units are made by whoever is there
 (`engines`), and what they wrote is put together in the order of the units: the index with its groups of duplicates, the
 attribution, the page, and last the manifest. Nothing is skipped silently: an article or figure that is dropped is
 counted under one reason, and the figures add up:
@@ -12,29 +12,33 @@ pass every check but have no image on disk are written to `without_image.jsonl` 
 as Europe PMC's XML still give captions, labels and mentions).
 
 Same articles, same settings: same bytes in every shard and in the index, whether one process made them or a hundred,
-in one go or after being killed. A finished folder is not built again, and an older corpus is only given up once an
-article of the new one has been read; with it goes what an audit took out of it and said of it, which is told.
+in one go, after being killed, or from what was there before. A finished folder is not built again. Where articles are
+new, changed or gone, only their units are made again, and what is put together is put together anew; an older corpus is
+only given up once an article of the new one has been read; with it goes what an audit took out of it and said of it,
+which is told.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llavamed import manifest
 from llavamed.corpus import audit, card, engines, licence, sources, store, summary
 from llavamed.corpus import unit as units
 from llavamed.corpus.alone import alone
+from llavamed.corpus.cut import cut
 from llavamed.corpus.output import Output
 from llavamed.corpus.tally import Tally
 from llavamed.corpus.unit import Unit
@@ -44,7 +48,7 @@ from llavamed.progress import Progress
 from llavamed.recipe import CorpusSection
 
 STAGE = "corpus"
-VERSION = 3  # of what is made of the same articles and settings; another is built again
+VERSION = 4  # of what is made of the same articles and settings; another is built again
 _SHARDS = "shard-[0-9]*"
 _MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT, summary.LEFT_OUT)
 
@@ -68,7 +72,12 @@ def build(
     place = Output(str(out))
     if place.folder is not None and place.folder.resolve().is_relative_to(articles.resolve()):
         raise InputError(f"{out}: lies in the articles ({articles}); give the corpus a folder of its own")
-    listing = sources.scan(articles)
+    threads = engines.cores() if workers is None else workers
+    if engine == "local" and threads > 1 and not place.names(manifest.NAME):
+        engines.prepare(
+            units.__name__, "pandas"
+        )  # while this one looks at the articles; pyarrow wants pandas, if there
+    listing = sources.scan(articles, threads)
     settings = section.model_dump(mode="json", exclude={"articles"}) | {"version": VERSION}
     result = Manifest(STAGE, settings, {str(articles): listing.fingerprint})
     if (body := _finished(place, result)) is not None:
@@ -81,12 +90,13 @@ def build(
     _try(articles, listing, tally)
     with alone(place.folder) if place.folder is not None else nullcontext():
         audits = _begin(place, result)
-        made = _cut(listing, section, result.fingerprint)
-        _clear(place, made)
-        tallies = _make(made, place, engine, workers, len(listing.entries))
-        made, tallies = _without_collisions(made, tallies, place)
+        made = cut(listing.entries, section, manifest.fingerprint(settings))
+        tallies = _kept(place, made)
+        make = partial(_make, out=place, engine=engine, workers=workers)
+        tallies |= make([one for one in made if one.name not in tallies])
+        made = _without_collisions(made, tallies, place, make)
         for one in made:
-            tally.add(tallies[one.number])
+            tally.add(tallies[one.name])
         _put_together(place, made, tally, result, articles, began)
     _tell(out, articles, result, audits)
     return result
@@ -160,65 +170,85 @@ def _audited(body: dict[str, Any]) -> list[str]:
     return body.get("audited") or [row["benchmark"] for row in rows]
 
 
-def _cut(listing: sources.Listing, section: CorpusSection, fingerprint: str) -> list[Unit]:
-    size = units.ARTICLES
-    parts = [tuple(listing.entries[at : at + size]) for at in range(0, len(listing.entries), size)]
-    return [Unit(number, part, section, fingerprint) for number, part in enumerate(parts)]
-
-
-def _clear(out: Output, made: Sequence[Unit]) -> None:
-    """Remove what an outdated build left, and shards that no finished unit names; nothing else in the place."""
+def _kept(out: Output, made: Sequence[Unit]) -> dict[str, Tally]:
+    """The units that an earlier build has finished; all else that it left in the place is removed, and nothing of
+    anybody else's. What it could not read may be readable now."""
     out.clear_workspaces()
-    kept: set[str] = set()
+    there = {*out.names("[0-9]*", units.FOLDER), *out.names(_SHARDS)}
+    kept: dict[str, Tally] = {}
+    files: set[str] = set()
     for one in made:
-        if (tally := units.finished(one, out)) is not None:
-            kept |= {f"{one.name}.{kind}" for kind in ("parquet", "jsonl", "json")} | set(tally.files)
-    for name in (*out.names(_SHARDS), *out.names("[0-9]*", units.FOLDER), *_MADE, audit.FOUND, audit.PAGE):
-        if name not in kept:
-            out.remove(name)
+        own = {one.file(kind) for kind in units.KINDS}
+        if own <= there and (tally := units.finished(one, out)) is not None:
+            whole = there.issuperset(tally.files)
+            if whole and not tally.articles_funnel["unreadable"] and not tally.funnel["image_unreadable"]:
+                kept[one.name] = tally
+                files |= own | set(tally.files)
+    # markers first: whenever this is stopped, a unit with its marker is whole
+    left = sorted(there - files, key=lambda name: (not name.endswith(".json"), name))
+    for name in (*left, *_MADE, audit.FOUND, audit.PAGE):
+        out.remove(name)
+    return kept
 
 
-def _make(made: Sequence[Unit], out: Output, engine: str, workers: int | None, total: int) -> dict[int, Tally]:
+def _make(made: Sequence[Unit], out: Output, engine: str, workers: int | None) -> dict[str, Tally]:
+    """The large ones first, so that the last worker is not long alone."""
     tallies, pairs = {}, 0
-    with Progress("reading articles", total, "articles") as progress:
-        for one, tally in engines.run(partial(units.make, out=out), made, engine, workers, out.place):
-            tallies[one.number] = tally
+    ordered = sorted(made, key=lambda one: -one.size)
+    with Progress("reading articles", sum(len(one.entries) for one in made), "articles") as progress:
+        for one, tally in engines.run(partial(units.make, out=out), ordered, engine, workers, out.place):
+            tallies[one.name] = tally
             pairs += tally.counts["pairs"]
             progress.advance(len(one.entries), note=f"{pairs:,} pairs")
     return tallies
 
 
 def _without_collisions(
-    made: list[Unit], tallies: dict[int, Tally], out: Output
-) -> tuple[list[Unit], dict[int, Tally]]:
+    made: list[Unit], tallies: dict[str, Tally], out: Output, make: Callable[[list[Unit]], dict[str, Tally]]
+) -> list[Unit]:
     """Keys are unique within a unit. Where two units have one (the same article twice), the later is made again, told
-    which keys are taken."""
+    which keys are taken; its tally is replaced."""
+    hashes = [_hashes(one, out) for one in made]
     while True:
-        first: dict[bytes, int] = {}
-        again: dict[int, set[str]] = defaultdict(set)
-        for one in made:
-            for key in _keys(one, out):
-                digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
-                if first.setdefault(digest, one.number) != one.number:
-                    again[one.number].add(key)
-        if not again:
-            return made, tallies
-        made = [replace(one, taken=one.taken | again.get(one.number, set())) for one in made]
-        for number in again:
-            for shard in tallies[number].files:
+        ends = np.cumsum([len(part) for part in hashes])
+        values = np.concatenate([*hashes, np.zeros(0, np.uint64)])
+        order = np.argsort(values, kind="stable")
+        again = order[1:][values[order][1:] == values[order][:-1]]  # all but the first of each
+        late: dict[int, set[int]] = defaultdict(set)
+        for at, number in zip(again.tolist(), np.searchsorted(ends, again, side="right").tolist(), strict=True):
+            late[number].add(int(values[at]))
+        if not late:
+            return made
+        for number, found in late.items():
+            one = made[number]
+            taken = {key for key in _keys(one, out) if _hash(key) in found}
+            out.remove(one.file("json"))
+            for shard in tallies[one.name].files:
                 out.remove(shard)
-            tallies[number] = units.make(made[number], out)
+            made[number] = replace(one, taken=one.taken | taken)
+        tallies |= make([made[number] for number in late])
+        for number in late:
+            hashes[number] = _hashes(made[number], out)
+
+
+def _hashes(one: Unit, out: Output) -> np.ndarray:
+    """Of its keys; all keys of a corpus would fill the memory."""
+    return np.array([_hash(key) for key in _keys(one, out)], np.uint64)
+
+
+def _hash(key: str) -> int:
+    return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
 
 
 def _keys(one: Unit, out: Output) -> list[str]:
     """All keys of a unit: of its pairs, and of those without an image."""
     keys: list[str] = store.read_keys(_part(one, out))
-    lines = (out.read(f"{one.name}.jsonl") or b"").splitlines()
+    lines = (out.read(one.file("jsonl")) or b"").splitlines()
     return keys + [json.loads(line)["key"] for line in lines]
 
 
 def _part(one: Unit, out: Output) -> bytes:
-    found = out.read(f"{one.name}.parquet")
+    found = out.read(one.file("parquet"))
     assert found is not None, f"{one.name} is not finished"
     return found
 
@@ -231,7 +261,7 @@ def _put_together(
         groups = store.merge_indexes([partial(_part, one, out) for one in made], place / store.INDEX)
         with (place / store.WITHOUT_IMAGE).open("wb") as lines:
             for one in made:
-                lines.write(out.read(f"{one.name}.jsonl") or b"")
+                lines.write(out.read(one.file("jsonl")) or b"")
         result.counts = {**counts, "shards": len(tally.files), **{f"{name}s": n for name, n in groups.items()}}
         summary.describe(result, tally)
         card.write(place, result.settings["format"])
@@ -245,13 +275,3 @@ def _put_together(
         for name in (*_MADE, manifest.NAME):
             out.put(name, place / name)
     out.remove(manifest.UNFINISHED)
-    _drop_units(out, made)
-
-
-def _drop_units(out: Output, made: Sequence[Unit]) -> None:
-    if out.folder is not None:
-        shutil.rmtree(out.folder / units.FOLDER)
-        return
-    for one in made:
-        for kind in ("json", "jsonl", "parquet"):
-            out.remove(f"{one.name}.{kind}")

@@ -22,7 +22,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -87,22 +87,37 @@ class Groups:
         a, b = self.find(a), self.find(b)
         self._parent[max(a, b)] = min(a, b)
 
+    def join_all(self, pairs: np.ndarray) -> None:
+        """Join each of (n, 2) pairs: of two groups the larger name goes below the smaller, until all are one."""
+        while len(pairs := pairs[self.apart(pairs)]):
+            names = np.sort(self._parent[pairs], axis=1)
+            np.minimum.at(self._parent, names[:, 1], names[:, 0])
+
+    def apart(self, pairs: np.ndarray) -> np.ndarray:
+        """Which of (n, 2) pairs are in different groups."""
+        self._flatten()
+        return np.asarray(self._parent[pairs[:, 0]] != self._parent[pairs[:, 1]])
+
+    def _flatten(self) -> None:
+        """Put everyone directly below the name of its group."""
+        while not np.array_equal(above := self._parent[self._parent], self._parent):
+            self._parent = above
+
     def names(self) -> np.ndarray:
         """For each position the first of its group, or -1 where it is alone."""
-        first = np.fromiter((self.find(i) for i in range(len(self._parent))), np.int64, len(self._parent))
+        self._flatten()
+        first = self._parent
         sizes = np.bincount(first, minlength=len(first))
         return np.where(sizes[first] > 1, first, -1)
 
 
-def image_groups(digests: Sequence[str], hashes: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """Groups of equal or nearly equal pictures, by the sha256 of their bytes, their `phash` (n, uint64) and their
-    miniatures (n, 256, uint8)."""
+def image_groups(digests: np.ndarray, hashes: np.ndarray, looks: np.ndarray) -> np.ndarray:
+    """Groups of equal or nearly equal pictures, by the sha256 of their bytes (n, S32), their `phash` (n, uint64) and
+    their miniatures (n, 256, uint8)."""
     groups = Groups(len(digests))
-    known: dict[str, int] = {}
-    for i, digest in enumerate(digests):
-        if known.setdefault(digest, i) != i:
-            groups.join(known[digest], i)
-    different = np.fromiter(known.values(), np.int64, len(known))
+    _, different, same = np.unique(digests, return_index=True, return_inverse=True)
+    groups.join_all(np.stack([different[same], np.arange(len(digests))], axis=1))
+    different.sort()
     firsts: dict[int, list[int]] = defaultdict(list)  # cell -> the first pictures of the groups in it
     for start in range(0, len(different), _AT_ONCE):
         part = different[start : start + _AT_ONCE]
@@ -155,9 +170,9 @@ def caption_groups(minima: np.ndarray, long: np.ndarray) -> np.ndarray:
         band = (table[:, start : start + _ROWS].astype(np.uint64) * _FACTORS[:_ROWS]).sum(axis=1)  # equal bands: equal
         pairs = _side_by_side(band)
         for part in np.array_split(pairs, len(pairs) // _AT_ONCE + 1):
+            part = part[groups.apart(at[part])]  # captions of one text are found in each band
             near = (table[part[:, 0]] == table[part[:, 1]]).mean(axis=1) >= NEAR_CAPTIONS
-            for one, two in at[part[near]].tolist():
-                groups.join(one, two)
+            groups.join_all(at[part[near]])
     return groups.names()
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
 from typing import Any, TypeVar
 
 from llavamed.errors import InputError
@@ -20,6 +22,18 @@ from llavamed.errors import InputError
 ENGINES = ("local", "ray")
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+
+
+# Never forked from this process: a fork copies the locks of whatever threads the caller has. On Linux they are forked
+# from a process that does nothing else and has read the modules already; elsewhere each starts from nothing.
+_METHOD = "forkserver" if sys.platform == "linux" else "spawn"
+
+
+def prepare(*modules: str) -> None:
+    """Where workers will be wanted: let the process that they are forked from read what they need, beside this one."""
+    if _METHOD == "forkserver":
+        forkserver.set_forkserver_preload(list(modules))
+        forkserver.ensure_running()
 
 
 def cores() -> int:
@@ -46,8 +60,7 @@ def run(
 def _in_pool(
     work: Callable[[Piece], Result], pieces: Sequence[Piece], workers: int, where: str
 ) -> Iterator[tuple[Piece, Result]]:
-    # spawned, not forked: a fork copies the locks of whatever threads the caller has
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(_METHOD)
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(work,)) as pool:
         futures = {pool.submit(_do, piece): piece for piece in pieces}
         try:

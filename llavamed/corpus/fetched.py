@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from llavamed.corpus import sources
+from llavamed.corpus import neighbours
 from llavamed.corpus.ledger import ARTICLES, FETCHED, Ledger, Row
 from llavamed.corpus.wanted import LegacyRow
 from llavamed.manifest import Manifest
@@ -89,8 +89,8 @@ def _cover(out: Path, latest: dict[int, Row], legacy: list[LegacyRow]) -> Iterat
             if row is not None:
                 state = row.state
             if row is not None and state == FETCHED:
-                names = sources.by_stem(sorted(path.name for path in (out / row.article).iterdir()))
-                file = sources.best_image(names, one.file)
+                names = neighbours.by_stem(sorted(path.name for path in (out / row.article).iterdir()))
+                file = neighbours.best_image(names, one.file)
                 state, key = ("present", f"{row.article}/{file}") if file else ("image_not_named", "")
             lines.write(json.dumps({"pair_id": one.pair_id, "key": key, "state": state}) + "\n")
             yield state

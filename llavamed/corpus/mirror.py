@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llavamed.corpus import bucket, jats, licence, sources, versions, wanted
+from llavamed.corpus import bucket, jats, licence, neighbours, sources, versions, wanted
 from llavamed.corpus.bucket import BucketError, Item, Metadata, Name
 from llavamed.corpus.client import Client, Failed, Missing, Saved
 from llavamed.corpus.ledger import FAILED, FETCHED, Group, Row
@@ -196,9 +196,9 @@ async def _files(mirror: Mirror, metadata: Metadata, body: bytes, row: Row) -> R
 def _images(article: jats.Article, media: tuple[Item, ...]) -> tuple[list[Item], int]:
     """Of an article's media the images that its figures name, and how many they name that are not there."""
     by_file = {item.file: item for item in media}
-    names = sources.by_stem(by_file)
+    names = neighbours.by_stem(by_file)
     hrefs = dict.fromkeys(href for figure in article.figures for href in figure.graphics)
-    found = [sources.best_image(names, href) for href in hrefs]
+    found = [neighbours.best_image(names, href) for href in hrefs]
     return [by_file[file] for file in dict.fromkeys(filter(None, found))], found.count(None)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from llavamed.errors import InputError
 
@@ -39,8 +39,8 @@ class Output:
             files, root = fsspec.core.url_to_fs(self.place)
         except (ImportError, ValueError) as error:
             protocol = self.place.partition("://")[0]
-            hint = f"pip install what fsspec needs for {protocol}, or write to a local folder"
-            raise InputError(f"{self.place}: cannot be written to ({error}); {hint}") from None
+            hint = f"pip install what fsspec needs for {protocol}, or give a local folder"
+            raise InputError(f"{self.place}: cannot be reached ({error}); {hint}") from None
         return files, root.rstrip("/")
 
     @contextmanager
@@ -75,20 +75,29 @@ class Output:
             files.mv(f"{target}.tmp", target)
         file.unlink()
 
+    def open(self, name: str) -> IO[bytes]:
+        """Raises FileNotFoundError."""
+        if self.folder is not None:
+            return (self.folder / name).open("rb")
+        files, root = self._far()
+        return cast(IO[bytes], files.open(f"{root}/{name}", "rb"))
+
     def read(self, name: str, offset: int = 0, size: int | None = None) -> bytes | None:
         """The bytes of a file, or a part of them; None if there is no such file."""
         try:
-            if self.folder is not None:
-                with (self.folder / name).open("rb") as data:
-                    data.seek(offset)
-                    return data.read(-1 if size is None else size)
-            files, root = self._far()
-            with files.open(f"{root}/{name}", "rb") as data:
+            with self.open(name) as data:
                 data.seek(offset)
-                found: bytes = data.read() if size is None else data.read(size)
-                return found
+                return data.read(-1 if size is None else size)
         except FileNotFoundError:
             return None
+
+    def length(self, name: str) -> int:
+        """The bytes of a file, 0 if there is no such file."""
+        if self.folder is not None:
+            path = self.folder / name
+            return path.stat().st_size if path.is_file() else 0
+        files, root = self._far()
+        return int(files.size(f"{root}/{name}")) if files.exists(f"{root}/{name}") else 0
 
     def names(self, pattern: str, below: str = "") -> list[str]:
         """The files that match, sorted, below one folder."""

@@ -22,6 +22,7 @@ from llavamed import manifest
 from llavamed.corpus import shards, store, summary
 from llavamed.corpus.output import Output
 from llavamed.corpus.tally import Tally
+from llavamed.corpus.unit import marker_of
 from llavamed.manifest import Manifest
 from llavamed.records import Pair, read_jsonl
 
@@ -68,6 +69,7 @@ def _finish(corpus: Path, plan: dict[str, Any]) -> None:
     with out.workspace() as place:
         moved: shards.Places = {}
         for name in plan["shards"]:
+            out.remove(marker_of(name))  # the next build makes it again
             moved |= _without(corpus / name, removed, place)
         groups = _index(corpus, removed, moved, place / store.INDEX)
         os.replace(place / store.INDEX, corpus / store.INDEX)

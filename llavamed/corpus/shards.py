@@ -1,7 +1,7 @@
 """A shard: some hundred pairs in one file, in one of two formats that others read.
 
-    webdataset   shard-000000.tar       <key>.jpg, <key>.txt (the caption), <key>.json (the Pair), next key, ...
-    hf           shard-000000.parquet   a row a pair: `image` as datasets.Image has it, and the Pair's fields as columns
+    webdataset   shard-NUMBER.tar       <key>.jpg, <key>.txt (the caption), <key>.json (the Pair), next key, ...
+    hf           shard-NUMBER.parquet   a row a pair: `image` as datasets.Image has it, and the Pair's fields as columns
 
 The hard things: equal pairs must be equal bytes, and any image must be one `seek` away. In the tar every member has
 time 0, owner 0, mode 0644. In the Parquet file the images are stored plainly, neither compressed (they are already) nor

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import json
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llavamed import manifest
-from llavamed.corpus.store import HINT, WITHOUT_IMAGE, Corpus
+from llavamed.corpus.output import Output
+from llavamed.corpus.store import WITHOUT_IMAGE, Corpus, read_manifest
 from llavamed.errors import InputError
 from llavamed.records import Pair, read_jsonl
 
 _NEAR = 200  # keys on either side of a wrong one that may have been meant
 
 
-def show(corpus: Path, key: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
+def show(corpus: Path | str, key: str | None = None, limit: int = 10) -> list[dict[str, Any]]:
     """The pair with this key, or the first `limit` pairs, as one row of printable fields each.
 
     After the pairs with an image come those whose image was missing. Raises InputError for a key that is not there.
@@ -43,9 +44,9 @@ def _beside(key: str, keys: list[str]) -> list[str]:
     return keys[max(0, at - _NEAR) : at + _NEAR]
 
 
-def stats(corpus: Path, readable: bool = False) -> list[tuple[str, str, int | str]]:
+def stats(corpus: Path | str, readable: bool = False) -> list[tuple[str, str, int | str]]:
     """(table, row, count) of everything that is counted in a corpus's manifest; counts with commas if `readable`."""
-    body = manifest.require(corpus, "corpus", HINT)
+    body = read_manifest(Output(str(corpus)))
     extra = body["extra"]
     tables = {
         "read and kept": body["counts"],
@@ -60,15 +61,19 @@ def stats(corpus: Path, readable: bool = False) -> list[tuple[str, str, int | st
     return [(table, what, f"{count:,}" if readable else count) for table, what, count in rows]
 
 
-def _all(corpus: Path) -> Iterator[Pair]:
+def _all(corpus: Path | str) -> Iterator[Pair]:
     yield from Corpus(corpus).pairs()
     yield from _without_image(corpus)
 
 
-def _without_image(corpus: Path) -> Iterator[Pair]:
-    if (corpus / WITHOUT_IMAGE).is_file():
-        for row in read_jsonl(corpus / WITHOUT_IMAGE):
-            yield Pair.from_json(row)
+def _without_image(corpus: Path | str) -> Iterator[Pair]:
+    out = Output(str(corpus))
+    if out.folder is not None:
+        if (out.folder / WITHOUT_IMAGE).is_file():
+            yield from map(Pair.from_json, read_jsonl(out.folder / WITHOUT_IMAGE))
+        return
+    with out.open(WITHOUT_IMAGE) as lines:
+        yield from (Pair.from_json(json.loads(line)) for line in lines)
 
 
 def _row(pair: Pair) -> dict[str, Any]:

@@ -25,31 +25,27 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
-from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from llavamed.corpus import archives, settled
 from llavamed.corpus.archives import Archive, SourceError
+from llavamed.corpus.folder import File, Folder, Problem, shown, stamps
+from llavamed.corpus.neighbours import IMAGES, NOT_READ, XML, Near, folded, neighbourhoods
 from llavamed.errors import InputError
 
 # Far above any article. Together with what a parser and a decoder make of them they stay below a gigabyte.
 MAX_XML_BYTES = 64 * 2**20
 MAX_IMAGE_BYTES = 128 * 2**20
 _MAX_METADATA_BYTES = 2 * 2**20
-_CONTENT_HASHED_BYTES = 2**30  # inputs larger than this are fingerprinted by name, size and time alone
+_LEAST_SPLIT_BYTES = 8 * 2**20  # of a zip; there may be a hundred thousand small ones, and each would be looked into
 
-_XML = frozenset({".xml", ".nxml"})
-# Best first: publishers put a full JPEG beside a GIF or PNG thumbnail, and sometimes the TIFF it came from.
-_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp")
-# Pictures as well, but none of points, or of formats that journals do not use for figures; "" is what has no extension.
-_NOT_READ = frozenset(
-    {".svg", ".svgz", ".eps", ".ps", ".pdf", ".jp2", ".jpx", ".emf", ".wmf", ".heic", ".avif", ".ai", ".psd", ".pct"}
-)
+_METADATA = ".json"
+_MATTER = frozenset({"", ".", _METADATA, *XML, *IMAGES, *NOT_READ})  # without an extension: its first bytes tell
 # What may pack articles; of it only archives.SUFFIXES are looked into, and not inside of one another. A table or a scan
 # that is packed alone (data.csv.gz) is no such thing.
 _PACKED = re.compile(
@@ -73,7 +69,8 @@ class Source:
     where: str
     _container: _Container = field(repr=False, compare=False)
     _member: str = field(repr=False, compare=False)
-    _near: _Near = field(repr=False, compare=False)
+    _near: Near = field(repr=False, compare=False)
+    stamp: str = ""  # another when a file is another that it may read; "" in an archive, whose own stamp tells
 
     def xml(self) -> bytes:
         """Raises SourceError for what is too large or cannot be unpacked."""
@@ -82,7 +79,7 @@ class Source:
     def metadata(self) -> dict[str, Any] | None:
         """The JSON object beside the XML (PubMed Central's `license_code`, `is_retracted`...), or None. Raises
         SourceError for one that is damaged: it might have said that the article is retracted."""
-        name = self._near.beside(self._member, ".json")
+        name = self._near.beside(self._member, _METADATA)
         if name is None:
             return None
         try:
@@ -90,51 +87,68 @@ class Source:
         except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
             if isinstance(error, SourceError):
                 raise
-            message = f"{self.where}: its metadata ({_shown(name)}) is no JSON ({error}); fetch the article again"
+            message = f"{self.where}: its metadata ({shown(name)}) is no JSON ({error}); fetch the article again"
             raise SourceError(message, "metadata_damaged") from None
         return body if isinstance(body, dict) else None
 
     @property
     def has_metadata(self) -> bool:
-        return self._near.beside(self._member, ".json") is not None
+        return self._near.beside(self._member, _METADATA) is not None
 
     def image(self, href: str) -> bytes | None:
         """The image that `href` names, with or without its extension and in any case, or None.
         Raises SourceError for one that cannot be read, and for one that is there in no format of images."""
         name = self._near.image(href)
         if name is None and (other := self._near.other(href)) is not None:
-            if PurePosixPath(other).suffix.lower() in _NOT_READ:
-                raise SourceError(f"{self.where}: {_shown(other)} is not read; save it as PNG or JPEG", "image_format")
+            if PurePosixPath(other).suffix.lower() in NOT_READ:
+                raise SourceError(f"{self.where}: {shown(other)} is not read; save it as PNG or JPEG", "image_format")
             name = other  # without an extension: its first bytes tell
         return None if name is None else self._container.read(name, MAX_IMAGE_BYTES)
 
 
 @dataclass(frozen=True)
 class Package:
-    """An archive, not looked into yet."""
+    """An archive, not looked into yet, or one part of its articles: `part` counts from 0, of `parts`."""
 
     path: Path
     where: str
+    stamp: str
+    size: int  # bytes, packed
+    part: int = 0
+    parts: int = 1
 
     def open(self) -> tuple[list[Source], list[Problem]]:
-        """The articles in it, and what is wrong with it."""
-        problems: list[Problem] = []
-        try:
-            archive = Archive(self.path)
-        except SourceError as error:
-            return [], [Problem(self.where, error.reason, str(error))]
-        for member in archive.refused:
-            where = f"{self.where}!{_shown(member.name)}"
-            problems.append(Problem(where, member.reason, f"{where}: {_REFUSED[member.reason]}"))
-        for name in filter(_is_packed, archive.names):
-            where = f"{self.where}!{_shown(name)}"
-            problems.append(
-                Problem(where, "nested_archive", f"{where}: an archive in an archive; unpack the outer one")
-            )
-        if not any(_is_xml(name) for name in archive.names):
-            problems.append(Problem(self.where, "archive_without_article", f"{self.where}: no XML in it"))
-        found = sorted(_articles(archive, archive.names, f"{self.where}!", problems), key=lambda source: source.where)
-        return _newest(found, problems), problems
+        """The articles in it, or in this part of it, and what is wrong with it, which the first part says."""
+        found, problems = _inside(self.path, self.where, self.stamp)
+        start, end = (len(found) * number // self.parts for number in (self.part, self.part + 1))
+        return list(found[start:end]), list(problems if self.part == 0 else ())
+
+    def split(self, most: int) -> list[Package]:
+        """Parts of `most` articles, or itself: a small one, and a tar, which is read from its start."""
+        if not self.path.name.lower().endswith(".zip") or self.size < _LEAST_SPLIT_BYTES:
+            return [self]
+        parts = -(-len(_inside(self.path, self.where, self.stamp)[0]) // most)
+        return [replace(self, part=part, parts=parts) for part in range(parts)] if parts > 1 else [self]
+
+
+@lru_cache(maxsize=1)
+def _inside(path: Path, where: str, _: str) -> tuple[list[Source], list[Problem]]:
+    """Of the archive in use, as its parts come one after the other."""
+    problems: list[Problem] = []
+    try:
+        archive = Archive(path)
+    except SourceError as error:
+        return [], [Problem(where, error.reason, str(error))]
+    for member in archive.refused:
+        at = f"{where}!{shown(member.name)}"
+        problems.append(Problem(at, member.reason, f"{at}: {_REFUSED[member.reason]}"))
+    for name in filter(_is_packed, archive.names):
+        at = f"{where}!{shown(name)}"
+        problems.append(Problem(at, "nested_archive", f"{at}: an archive in an archive; unpack the outer one"))
+    if not any(_is_xml(name) for name in archive.names):
+        problems.append(Problem(where, "archive_without_article", f"{where}: no XML in it"))
+    found = sorted(_articles(archive, archive.names, f"{where}!", problems), key=lambda source: source.where)
+    return _newest(found, problems), problems
 
 
 _REFUSED = {
@@ -145,25 +159,26 @@ _REFUSED = {
 
 
 @dataclass(frozen=True)
-class Problem:
-    """Something in the input that is no readable article: `reason` is a short code to count by."""
-
-    where: str
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True)
 class Listing:
     """All articles and archives below a path, in order, and what could not be opened at all."""
 
     entries: list[Source | Package]
     problems: list[Problem]
-    fingerprint: str  # of the names and contents (or sizes and times, for large inputs)
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that a corpus is made of: the names of articles, their stamps, and the problems."""
+        total = hashlib.sha256()
+        for entry in self.entries:
+            total.update(f"{entry.where}\0{entry.stamp}\0".encode())
+        for problem in self.problems:
+            total.update(f"{problem.where}\0{problem.reason}\0{problem.message}\0".encode())
+        return total.hexdigest()[:16]
 
 
-def scan(path: Path) -> Listing:
-    """List the articles and archives in a folder, or one archive. Raises InputError if there is none."""
+def scan(path: Path, workers: int = 1) -> Listing:
+    """List the articles and archives in a folder, or one archive, with `workers` threads. Raises InputError if there
+    is none."""
     expected = (
         "expected a folder of JATS articles (.xml or .nxml, images beside them), or of zips or tars that hold such"
     )
@@ -173,37 +188,81 @@ def scan(path: Path) -> Listing:
         raise InputError(f"{path}: neither a folder nor one of {', '.join(archives.SUFFIXES)}; {expected}")
     problems: list[Problem] = []
     if path.is_file():
-        return Listing([Package(path, _shown(path.name))], problems, _fingerprint(path, lambda: [path]))
-    folder = _Folder(path)
-    names = folder.list(problems)
-    found = sorted(_articles(folder, names, "", problems), key=lambda source: source.where)
-    if (fetched := settled.whole(path)) is not None:
+        about = path.stat()
+        root, files = path.parent, [File(path.name, about.st_size, about.st_mtime_ns)]
+    else:
+        root, files = path, Folder(path).list(problems)
+    names = [file.name for file in files]
+    stamp = _Stamps(root, [file for file in files if _matters(file.name)], workers)
+    found = [] if path.is_file() else list(_articles(Folder(path), names, "", problems, stamp.of_article))
+    found.sort(key=lambda source: source.where)
+    if path.is_dir() and (fetched := settled.whole(path)) is not None:
         found = _whole(found, fetched, problems)
     for name in names:
         if not _is_archive(name) and _is_packed(name):
-            message = f"{_shown(name)}: packed in a way that is not read; unpack it, or pack it as zip or tar.gz"
-            problems.append(Problem(_shown(name), "archive_unknown", message))
+            message = f"{shown(name)}: packed in a way that is not read; unpack it, or pack it as zip or tar.gz"
+            problems.append(Problem(shown(name), "archive_unknown", message))
     entries: list[Source | Package] = [*_newest(found, problems)]
-    entries += [Package(path / name, _shown(name)) for name in names if _is_archive(name)]
+    for file in files:
+        if _is_archive(file.name):
+            entries.append(Package(root / file.name, shown(file.name), stamp.of_file(file.name), file.size))
     entries.sort(key=lambda entry: entry.where)
     if not entries and not problems:
         raise InputError(f"{path}: no article in it; {expected}")
-    return Listing(entries, problems, _fingerprint(path, lambda: (path / name for name in names)))
+    return Listing(entries, problems)
 
 
-def _articles(container: _Container, names: list[str], prefix: str, problems: list[Problem]) -> Iterator[Source]:
-    near = _neighbourhoods(names)
+class _Stamps:
+    """By what it is told that an article has changed: its XML and metadata, and every picture that it may name, which
+    are all those of its neighbourhood. In a folder that many articles share, one more picture is news to all."""
+
+    def __init__(self, root: Path, files: Sequence[File], workers: int) -> None:
+        self._sums: dict[tuple[str, str], Any] = {}  # by folder and stem; the pictures of a folder under ""
+        for file, stamp in zip(files, stamps(root, files, workers), strict=True):
+            total = self._sums.setdefault(self._place(file.name), hashlib.sha256())
+            total.update(os.fsencode(file.name) + b"\0" + stamp + b"\0")
+        self._pictures: dict[str, bytes] = {}  # by folder: of its whole neighbourhood
+
+    @staticmethod
+    def _place(name: str) -> tuple[str, str]:
+        folder, _, base = name.rpartition("/")
+        is_text = base.lower().endswith((*XML, _METADATA)) or _is_archive(base)
+        return folder, folded(PurePosixPath(base).stem) if is_text else ""
+
+    def of_article(self, member: str, near: Near) -> str:
+        folder = member.rpartition("/")[0]
+        if folder not in self._pictures:
+            self._pictures[folder] = b"".join(
+                self._sums[one, ""].digest() for one in near.folders() if (one, "") in self._sums
+            )
+        own = self._sums[self._place(member)].digest()
+        return hashlib.sha256(own + self._pictures[folder]).hexdigest()[:16]
+
+    def of_file(self, name: str) -> str:
+        digest: str = self._sums[self._place(name)].hexdigest()
+        return digest[:16]
+
+
+def _articles(
+    container: _Container,
+    names: list[str],
+    prefix: str,
+    problems: list[Problem],
+    stamp: Callable[[str, Near], str] = lambda member, near: "",
+) -> Iterator[Source]:
+    near = neighbourhoods(names)
     files = [(member, PurePosixPath(member)) for member in names if _is_xml(member)]
     complete = {at.parent for _, at in files if at.stem == at.parent.name}
     strays: dict[PurePosixPath, list[str]] = defaultdict(list)  # bucket folder without its article -> its XML files
     for member, at in files:
         if _BUCKET_FOLDER.fullmatch(at.parent.name) is None or at.stem == at.parent.name:
-            yield Source(_shown(at.stem), _shown(prefix + member), container, member, near[str(at.parent)])
+            beside = near[str(at.parent)]
+            yield Source(shown(at.stem), shown(prefix + member), container, member, beside, stamp(member, beside))
         elif at.parent not in complete:  # else a supplementary file of that article
             strays[at.parent].append(at.name)
     for folder, found in strays.items():
-        where = _shown(f"{prefix}{folder}")
-        message = f"{where}: no {folder.name}.xml, only {_shown(', '.join(found))}; give the article the folder's name"
+        where = shown(f"{prefix}{folder}")
+        message = f"{where}: no {folder.name}.xml, only {shown(', '.join(found))}; give the article the folder's name"
         problems.append(Problem(where, "bucket_without_article", message))
 
 
@@ -239,136 +298,9 @@ def _whole(sources: list[Source], fetched: set[str], problems: list[Problem]) ->
     return kept
 
 
-class _Near:
-    """The files that an article may name, found without ever making a path from an href: those in its folder, then
-    those in each folder below that is no other article's. Shared by the articles of a folder, light to send away."""
-
-    def __init__(self, folders: list[list[str]]) -> None:
-        self._folders = folders
-        self._indexes: list[dict[str, list[str]]] | None = None
-
-    def __getstate__(self) -> list[list[str]]:
-        return self._folders
-
-    def __setstate__(self, folders: list[list[str]]) -> None:
-        self.__init__(folders)  # type: ignore[misc]
-
-    def _indexed(self) -> list[dict[str, list[str]]]:
-        if self._indexes is None:
-            self._indexes = [by_stem(names) for names in self._folders]
-        return self._indexes
-
-    def beside(self, member: str, suffix: str) -> str | None:
-        candidates = self._indexed()[0].get(_folded(PurePosixPath(member).stem), [])
-        return next((name for name in candidates if name.lower().endswith(suffix)), None)
-
-    def image(self, href: str) -> str | None:
-        return next(filter(None, (best_image(index, href) for index in self._indexed())), None)
-
-    def other(self, href: str) -> str | None:
-        """A file of that name which is no image by its extension: a drawing, or what has none."""
-        return next(filter(None, (_no_image(index, href) for index in self._indexed())), None)
-
-
-def _neighbourhoods(names: list[str]) -> dict[str, _Near]:
-    """For each folder that holds an article: what the articles in it may name."""
-    in_folder: dict[str, list[str]] = defaultdict(list)
-    with_xml = set()
-    for name in names:
-        folder = str(PurePosixPath(name).parent)
-        in_folder[folder].append(name)
-        if _is_xml(name):
-            with_xml.add(folder)
-    folders = sorted(in_folder)
-    near = {}
-    for folder in with_xml:
-        found = [in_folder[folder]]
-        prefix = "" if folder == "." else f"{folder}/"
-        for at in range(bisect_left(folders, prefix), len(folders)):
-            if not folders[at].startswith(prefix):
-                break
-            if folders[at] not in with_xml:
-                found.append(in_folder[folders[at]])
-        near[folder] = _Near(found)
-    return near
-
-
-def by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    """The files of one folder by their names without extension, in lower case."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        found[_folded(PurePosixPath(name).stem)].append(name)
-    return found
-
-
-def _folded(stem: str) -> str:
-    """macOS takes an accent for a sign of its own, articles and Windows do not; and case says nothing."""
-    return unicodedata.normalize("NFC", stem).lower()
-
-
-def _named(names: Mapping[str, list[str]], href: str) -> Iterator[str]:
-    """Of the files `by_stem` those an href names, whatever path stands before it, and whatever format it says."""
-    base = _folded(PurePosixPath(href.replace("\\", "/").partition("?")[0].rstrip("/")).name)
-    stem = next((base.removesuffix(extension) for extension in _IMAGES if base.endswith(extension)), base)
-    # "x.y" may be a stem of its own (info:doi/10.1371/journal.pone.0070598.g001)
-    yield from names.get(stem, ())
-    if PurePosixPath(stem).suffix in _NOT_READ:
-        yield from names.get(PurePosixPath(stem).stem, ())
-
-
-def best_image(names: Mapping[str, list[str]], href: str) -> str | None:
-    """Of the files `by_stem` the best image for an href: of the same stem, whatever path stands before it. An
-    href's own extension ("x.tif") does not bind: its JPEG is the better file."""
-    found = [n for n in _named(names, href) if PurePosixPath(n).suffix.lower() in _IMAGES]
-    return min(found, key=lambda n: (_IMAGES.index(PurePosixPath(n).suffix.lower()), n), default=None)
-
-
-def _no_image(names: Mapping[str, list[str]], href: str) -> str | None:
-    """Of the files `by_stem` what an href names that is no image; what has no extension comes first."""
-    found = [n for n in _named(names, href) if PurePosixPath(n).suffix.lower() in {"", *_NOT_READ}]
-    return min(found, key=lambda n: (PurePosixPath(n).suffix != "", n), default=None)
-
-
-@dataclass(frozen=True)
-class _Folder:
-    root: Path
-
-    def list(self, problems: list[Problem]) -> list[str]:
-        """All files in it, sorted, with `/`; what is passed over becomes a problem."""
-        inside = self.root.resolve()
-
-        def pass_over(path: Path, reason: str, message: str) -> None:
-            where = _shown(path.relative_to(self.root).as_posix())
-            problems.append(Problem(where, reason, f"{where}: {message}"))
-
-        def unreadable(error: OSError) -> None:
-            pass_over(Path(error.filename), "unreadable", f"{error.strerror}; check its permissions")
-
-        found = []
-        for folder, folders, files in os.walk(self.root, onerror=unreadable):
-            folders[:] = sorted(name for name in folders if not _hidden(name))
-            for name in folders:
-                if (at := Path(folder) / name).is_symlink():  # never entered: it may lead out, or round in a circle
-                    pass_over(at, "linked_folder", "a link to a folder; put the folder itself there")
-            for name in sorted(files):
-                file = Path(folder) / name
-                if _hidden(name):
-                    continue
-                if not file.is_file():
-                    pass_over(file, "no_file", "a link to nothing, or no regular file; put the file itself there")
-                elif file.is_symlink() and not file.resolve().is_relative_to(inside):
-                    pass_over(file, "link_leads_out", "a link out of the folder; put the file itself there")
-                else:
-                    found.append(file.relative_to(self.root).as_posix())
-        return sorted(found)
-
-    def read(self, name: str, limit: int) -> bytes:
-        try:
-            with (self.root / name).open("rb") as data:
-                return archives.capped(data.read(limit + 1), name, limit)
-        except OSError as error:
-            where = _shown(str(self.root / name))
-            raise SourceError(f"{where}: {error.strerror}; check its permissions", "unreadable") from None
+def _matters(name: str) -> bool:
+    """Whether what is made of articles may depend on this file; a table or a film beside them changes nothing."""
+    return os.path.splitext(name)[1].lower() in _MATTER or _is_archive(name)
 
 
 def _is_archive(name: str) -> bool:
@@ -380,29 +312,4 @@ def _is_packed(name: str) -> bool:
 
 
 def _is_xml(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in _XML
-
-
-def _shown(name: str) -> str:
-    """A file name that is not UTF-8 in a form that can be written down."""
-    return os.fsencode(name).decode("utf-8", "replace")
-
-
-def _hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _fingerprint(root: Path, files: Callable[[], Iterable[Path]]) -> str:
-    """Twice through `files`, which are not kept: there may be millions."""
-    by_content = sum(file.stat().st_size for file in files()) <= _CONTENT_HASHED_BYTES
-    total = hashlib.sha256()
-    for file in files():
-        stat = file.stat()
-        name = file.relative_to(root).as_posix() if file != root else file.name
-        total.update(os.fsencode(f"{name}\0{stat.st_size}\0"))
-        if by_content and os.access(file, os.R_OK):
-            with file.open("rb") as data:
-                total.update(hashlib.file_digest(data, "sha256").digest())
-        else:
-            total.update(str(stat.st_mtime_ns).encode())
-    return total.hexdigest()[:16]
+    return name.lower().endswith(XML)

@@ -1,6 +1,6 @@
 """A corpus on disk: shards, and one Parquet index that knows where each image lies in them.
 
-    shard-000000.tar, or .parquet    the pairs with their images, in a format that others read (`shards`)
+    shard-NUMBER.tar, or .parquet    the pairs with their images, in a format that others read (`shards`)
     index.parquet                    key, shard, offset, size, and every field of the Pair as a column
 
 The shards are for reading in a row; the index gives random access by one `seek`, and can be asked questions by DuckDB,
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus import duplicates
+from llavamed.corpus.output import Output
 from llavamed.corpus.places import SCHEMA as PLACE
 from llavamed.corpus.places import Places
 from llavamed.corpus.shards import FIELDS, FORMATS, SUFFIXES, Shard
@@ -88,14 +90,14 @@ def cropped(image: Image.Image, box: tuple[int, int, int, int], file: str) -> tu
 class CorpusWriter:
     """Writes pairs in the order they come. A context manager; the index is whole when it is left without error.
 
-    `unit` numbers the shards; with `groups` the index also has what groups are found by. The folder is a corpus only
+    `unit` names the shards; with `groups` the index also has what groups are found by. The folder is a corpus only
     once its manifest is written, which is the caller's last step.
     """
 
     def __init__(
-        self, folder: Path, unit: int = 0, groups: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
+        self, folder: Path, unit: str = "000000", groups: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
     ) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         self.count = 0
         self.shards: list[Path] = []
         self.places: dict[str, tuple[str, int, int]] = {}  # key -> shard, offset, size; of finished shards
@@ -123,7 +125,7 @@ class CorpusWriter:
         self._close_shard()
         self._in_shard = self._text = 0
         more = f"-{len(self.shards):03d}" if self.shards else ""
-        self.shards.append(self.folder / f"shard-{self._unit:06d}{more}{SUFFIXES[self._format]}")
+        self.shards.append(self.folder / f"shard-{self._unit}{more}{SUFFIXES[self._format]}")
         self._shard = FORMATS[self._format](self.shards[-1])
 
     def _close_shard(self) -> None:
@@ -165,13 +167,13 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
     copies the rows.
     """
     parts = list(parts)
-    keys, digests = pa.chunked_array([], pa.string()), pa.chunked_array([], pa.string())
+    keys, digests = pa.chunked_array([], pa.string()), [np.zeros(0, "S32")]
     hashes, minima, long = [np.zeros(0, np.uint64)], [np.zeros((0, duplicates.MINIMA), np.uint32)], [np.zeros(0, bool)]
     looks = [np.zeros((0, _LOOK_BYTES), np.uint8)]
     for part in parts:
         table = _table(part(), ["key", "sha256", "phash", MINHASH, LOOK])
         keys = pa.chunked_array(keys.chunks + table["key"].chunks, pa.string())
-        digests = pa.chunked_array(digests.chunks + table["sha256"].chunks, pa.string())
+        digests.append(np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), "S32"))
         hashes.append(np.array([int(h, 16) for h in table["phash"].to_pylist()], np.uint64))
         looks.append(np.frombuffer(b"".join(table[LOOK].to_pylist()), np.uint8).reshape(-1, _LOOK_BYTES))
         said = table[MINHASH].combine_chunks()
@@ -179,7 +181,7 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
         minima.append(np.zeros((len(table), duplicates.MINIMA), np.uint32))
         minima[-1][long[-1]] = said.flatten().to_numpy().reshape(-1, duplicates.MINIMA)
     groups = (
-        duplicates.image_groups(digests.to_pylist(), np.concatenate(hashes), np.concatenate(looks)),
+        duplicates.image_groups(np.concatenate(digests), np.concatenate(hashes), np.concatenate(looks)),
         duplicates.caption_groups(np.concatenate(minima), np.concatenate(long)),
     )
     start = 0
@@ -194,19 +196,33 @@ def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, 
     return {name: len(set(found[found >= 0].tolist())) for name, found in zip(GROUPS, groups, strict=True)}
 
 
-class Corpus:
-    """A finished corpus folder. Raises InputError if it is not one."""
+def read_manifest(out: Output) -> dict[str, Any]:
+    """Of a finished corpus. Raises InputError for what is none."""
+    if out.folder is not None:
+        return manifest.require(out.folder, "corpus", HINT)
+    body: dict[str, Any] = json.loads(out.read(manifest.NAME) or b"{}")
+    if body.get("stage") != "corpus":
+        raise InputError(f"{out.place}: no corpus, or an unfinished one; {HINT}")
+    return body
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.body = manifest.require(folder, "corpus", HINT)
+
+class Corpus:
+    """A finished corpus: a folder, or a place that fsspec knows. Raises InputError if it is not one."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self._out = Output(str(folder))
+        self.body = read_manifest(self._out)
         self.fingerprint: str = self.body["fingerprint"]
         try:
-            self._index = pq.ParquetFile(folder / INDEX)
+            self._index = pq.ParquetFile(self._out.folder / INDEX if self._out.folder else self._out.open(INDEX))
             self._places = Places(self._batches(PLACE.names))
         except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: a key that is not UTF-8
-            raise InputError(f"{folder / INDEX}: cannot be read ({error}); build the corpus again") from None
+            raise InputError(f"{self._at(INDEX)}: cannot be read ({error}); build the corpus again") from None
         self._lengths: dict[str, int] = {}  # of the shards that were asked about
+
+    def _at(self, name: str) -> str:
+        return f"{self._out.place}/{name}"
 
     def __len__(self) -> int:
         return len(self._places)
@@ -232,36 +248,35 @@ class Corpus:
             keys = self._index.read_row_group(part, columns=["key"], use_threads=False)["key"].to_pylist()
             if key in keys:
                 return Pair.from_json(self._index.read_row_group(part).slice(keys.index(key), 1).to_pylist()[0])
-        raise InputError(f"{self.folder}: no pair with the key {key!r} in this corpus")
+        raise InputError(f"{self._out.place}: no pair with the key {key!r} in this corpus")
 
     def has_image(self, key: str) -> bool:
         """Whether there are bytes where the pair's image should be; they are not looked at."""
         shard, offset, size = self._places[key]
         if shard not in self._lengths:
-            path = self.folder / Path(shard).name
-            self._lengths[shard] = path.stat().st_size if path.is_file() else 0
+            self._lengths[shard] = self._out.length(Path(shard).name)
         return 0 < size <= self._lengths[shard] - offset
 
     def place(self, key: str) -> str:
         """Where the bytes of the pair's image lie: the path of its shard, and from which to which byte."""
         shard, offset, size = self._places[key]
-        return f"{self.folder / shard} bytes {offset}-{offset + size}"
+        return f"{self._at(shard)} bytes {offset}-{offset + size}"
 
     def image(self, key: str) -> bytes:
         """The bytes of a pair's image. Safe in threads and forked workers: it holds no open file."""
         if key not in self._places:
-            raise InputError(f"{self.folder}: no image with the key {key!r} in this corpus")
+            raise InputError(f"{self._out.place}: no image with the key {key!r} in this corpus")
         shard, offset, size = self._places[key]
         if Path(shard).name != shard:
-            raise InputError(f"{self.folder / INDEX}: the shard {shard!r} is not a file name; build the corpus again")
+            raise InputError(f"{self._at(INDEX)}: the shard {shard!r} is not a file name; build the corpus again")
         try:
-            with (self.folder / shard).open("rb") as data:
-                data.seek(offset)
-                found = data.read(size)
+            found = self._out.read(shard, offset, size)
         except OSError as error:
-            raise InputError(f"{self.folder / shard}: {error.strerror}; build the corpus again") from None
+            raise InputError(f"{self._at(shard)}: {error.strerror}; build the corpus again") from None
+        if found is None:
+            raise InputError(f"{self._at(shard)}: no such file; build the corpus again")
         if len(found) != size:
-            raise InputError(f"{self.folder / shard}: ends before the image {key!r}; build the corpus again")
+            raise InputError(f"{self._at(shard)}: ends before the image {key!r}; build the corpus again")
         return found
 
 

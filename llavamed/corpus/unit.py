@@ -6,10 +6,12 @@ dropped is counted under one reason, the first in the order of the checks in `_e
 A unit is a pure function of its articles and settings: no clock, no random numbers, no order but that of the articles.
 So it does not matter who makes it, and it may be made twice. It writes, through `Output`:
 
-    shard-000012.tar          its pairs (more than PAIRS_PER_SHARD: shard-000012-001.tar and so on; or .parquet)
-    units/000012.parquet      their rows of the index, with the MinHash of each caption
-    units/000012.jsonl        its pairs whose image is missing
-    units/000012.json         its tally and its fingerprint; last, so that a unit with it is finished
+    shard-402198305514.tar        its pairs (more than PAIRS_PER_SHARD: shard-402198305514-001.tar...; or .parquet)
+    units/402198305514.parquet    their rows of the index, with the MinHash of each caption and each picture's miniature
+    units/402198305514.jsonl      its pairs whose image is missing
+    units/402198305514.json       its tally and its fingerprint; last, so that a unit with it is finished
+
+The files in `units/` stay: the next build of the same folder goes on from them (`build`).
 """
 
 from __future__ import annotations
@@ -35,8 +37,10 @@ from llavamed.manifest import file_sha256, fingerprint
 from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
 
-ARTICLES = 200  # a unit: about a thousand pairs
+ARTICLES = 100  # a unit, half of it more or less: about five hundred pairs
+KINDS = ("json", "jsonl", "parquet")  # of a unit's files; without the first it is not finished
 FOLDER = "units/"
+_PACKED_BYTES = 2**20  # of an article with its images
 _LEAST_DEVIATION = 2.0  # of luminance, 0-255: below it a picture is a blank page or a solid block
 
 Entry = sources.Source | sources.Package
@@ -62,26 +66,39 @@ class _Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Unit:
-    """`corpus` is the fingerprint of what is built; `taken` holds keys that other units have."""
+    """`name` is that of its files; `settings` the fingerprint of all that is not in the articles; `taken` holds keys
+    that other units have."""
 
-    number: int
+    name: str
     entries: tuple[Entry, ...]
     section: CorpusSection
-    corpus: str
+    settings: str
     taken: frozenset[str] = frozenset()
 
     @property
-    def name(self) -> str:
-        return f"{FOLDER}{self.number:06d}"
+    def fingerprint(self) -> str:
+        read = [(entry.where, entry.stamp) for entry in self.entries]
+        parts = [(entry.part, entry.parts) for entry in self.entries if isinstance(entry, sources.Package)]
+        return fingerprint([self.name, self.settings, read, parts, sorted(self.taken)])
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint([self.corpus, self.number, [entry.where for entry in self.entries], sorted(self.taken)])
+    def size(self) -> int:
+        """How much work it is, roughly, in articles; of an archive little is known before it is opened."""
+        packed = sum(one.size // one.parts for one in self.entries if isinstance(one, sources.Package))
+        return len(self.entries) + packed // _PACKED_BYTES
+
+    def file(self, kind: str) -> str:
+        return f"{FOLDER}{self.name}.{kind}"
+
+
+def marker_of(shard: str) -> str:
+    """The file that says that the unit of this shard is finished."""
+    return f"{FOLDER}{re.split('[-.]', shard)[1]}.json"
 
 
 def finished(unit: Unit, out: Output) -> Tally | None:
     """The tally of a unit that was made by an earlier run, or None."""
-    body = out.read(f"{unit.name}.json")
+    body = out.read(unit.file("json"))
     if body is None:
         return None
     found = json.loads(body)
@@ -97,7 +114,7 @@ def make(unit: Unit, out: Output) -> Tally:
     with out.workspace() as place:
         lines = place / "imageless.jsonl"
         with (
-            store.CorpusWriter(place, unit.number, groups=True, fmt=unit.section.format) as writer,
+            store.CorpusWriter(place, unit.name, groups=True, fmt=unit.section.format) as writer,
             lines.open("w", encoding="utf-8") as imageless,
         ):
             taken = set(unit.taken)
@@ -125,11 +142,11 @@ def make(unit: Unit, out: Output) -> Tally:
         for shard in writer.shards:
             tally.files[shard.name] = file_sha256(shard)
             out.put(shard.name, shard)
-        out.put(f"{unit.name}.parquet", place / store.INDEX)
-        out.put(f"{unit.name}.jsonl", lines)
+        out.put(unit.file("parquet"), place / store.INDEX)
+        out.put(unit.file("jsonl"), lines)
         marker = place / "unit.json"
         marker.write_text(json.dumps({"fingerprint": unit.fingerprint, "tally": tally.to_json()}), encoding="utf-8")
-        out.put(f"{unit.name}.json", marker)
+        out.put(unit.file("json"), marker)
     return tally
 
 

@@ -38,7 +38,7 @@ def saved(image: Image.Image, quality: int = 90) -> bytes:
 def groups_of(files: list[bytes]) -> list[int]:
     seen = [glance(data) for data in files]
     hashes = np.array([phash(one.grey) for one in seen], np.uint64)
-    digests = [hashlib.sha256(data).hexdigest() for data in files]
+    digests = np.array([hashlib.sha256(data).digest() for data in files])
     return image_groups(digests, hashes, np.stack([miniature(one) for one in seen])).tolist()
 
 
@@ -56,7 +56,7 @@ def test_plots_of_one_layout_are_compared_with_few_others(monkeypatch: pytest.Mo
     compared: list[int] = []
     real = duplicates._correlation
     monkeypatch.setattr(duplicates, "_correlation", lambda a, b: compared.append(len(b)) or real(a, b))  # type: ignore[func-returns-value]
-    assert set(image_groups([str(n) for n in range(150)], np.zeros(150, np.uint64), looks).tolist()) == {-1}
+    assert set(image_groups(np.arange(150), np.zeros(150, np.uint64), looks).tolist()) == {-1}
     assert sum(compared) < 0.1 * 150 * 149 / 2
 
 
@@ -76,15 +76,31 @@ def test_a_picture_joins_the_first_group_whose_first_it_is_near_to(seed: int) ->
         ]
         expected.append(near[0] if near else i)
         firsts += [] if near else [i]
-    found = image_groups([str(n) for n in range(140)], hashes, looks).tolist()
+    found = image_groups(np.arange(140), hashes, looks).tolist()
     assert found == [one if expected.count(one) > 1 else -1 for one in expected]
 
 
 def test_equal_bytes_are_a_group_whatever_they_look_like() -> None:
     looks = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint8)
-    assert image_groups(["a", "b", "a"], np.zeros(3, np.uint64), looks).tolist() == [0, -1, 0]
-    assert image_groups(["a", "b"], np.zeros(2, np.uint64), np.zeros((2, 256), np.uint8)).tolist() == [-1, -1]
-    assert image_groups([], np.zeros(0, np.uint64), np.zeros((0, 256), np.uint8)).tolist() == []
+    assert image_groups(np.array([b"a", b"b", b"a"]), np.zeros(3, np.uint64), looks).tolist() == [0, -1, 0]
+    assert image_groups(np.array([b"a", b"b"]), np.zeros(2, np.uint64), np.zeros((2, 256), np.uint8)).tolist() == [
+        -1,
+        -1,
+    ]
+    assert image_groups(np.zeros(0, "S32"), np.zeros(0, np.uint64), np.zeros((0, 256), np.uint8)).tolist() == []
+
+
+@pytest.mark.parametrize("count", [0, 10, 60, 200])
+def test_joining_many_at_once_is_joining_one_after_the_other(count: int) -> None:
+    pairs = np.random.default_rng(count).integers(0, 100, (count, 2))
+    sets = {n: {n} for n in range(100)}
+    for one, two in pairs.tolist():
+        both = sets[one] | sets[two]
+        sets |= dict.fromkeys(both, both)
+    groups = duplicates.Groups(100)
+    groups.join_all(pairs)
+    assert groups.names().tolist() == [min(sets[n]) if len(sets[n]) > 1 else -1 for n in range(100)]
+    assert groups.apart(np.array([[0, 1], [5, 5]])).tolist() == [sets[0] is not sets[1], False]
 
 
 def caption_groups(found: list[np.ndarray | None]) -> np.ndarray:

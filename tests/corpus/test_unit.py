@@ -28,8 +28,10 @@ from llavamed import manifest
 from llavamed.corpus import build as building
 from llavamed.corpus import shards, sources, store
 from llavamed.corpus import unit as units
+from llavamed.corpus.audit import audit
 from llavamed.corpus.build import build
 from llavamed.corpus.output import Output
+from llavamed.corpus.show import show, stats
 from llavamed.corpus.store import Corpus
 from llavamed.errors import InputError
 from llavamed.recipe import CorpusSection
@@ -88,8 +90,8 @@ def small_units(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def content(out: Path) -> dict[str, str]:
-    """{file: sha256} of all but the manifest, which says when."""
-    files = (path for path in out.rglob("*") if path.is_file() and path.name != manifest.NAME)
+    """{file: sha256} of all but the manifest, which says when, and what is kept for the next build."""
+    files = (path for path in out.glob("*") if path.is_file() and path.name != manifest.NAME)
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
@@ -123,27 +125,34 @@ def test_an_unknown_engine_is_named(articles: Path, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_units")
 def test_what_is_finished_is_not_made_again(articles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(articles, tmp_path / "straight", workers=1)
-    made: list[int] = []
+    made: list[str] = []
     real = units.make
 
     def dies_at_the_fifth(unit: units.Unit, out: Output) -> object:
         if units.finished(unit, out) is None:
             if len(made) == 4:
                 raise KeyboardInterrupt
-            made.append(unit.number)
+            made.append(unit.name)
         return real(unit, out)
 
     monkeypatch.setattr(units, "make", dies_at_the_fifth)
     with pytest.raises(KeyboardInterrupt):
         build(articles, tmp_path / "out", workers=1)
     assert manifest.read(tmp_path / "out") is None
-    (tmp_path / "out/shard-000006.tar").write_bytes(b"half")  # of a unit that was not finished
+    before = list(made)
+    shards = list((tmp_path / "out").glob("shard-*.tar"))
+    assert len(shards) == len(before) == 4
+    stamps = {path: path.stat().st_mtime_ns for path in shards}
+    for path in (tmp_path / "straight").glob("shard-*.tar"):  # half of a unit that was not finished
+        if not (tmp_path / "out" / path.name).exists():
+            (tmp_path / "out" / path.name).write_bytes(b"half")
+            break
     made.clear()
-    monkeypatch.setattr(units, "make", lambda unit, out: (made.append(unit.number), real(unit, out))[1])
-    stamps = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-00000[0-3].tar")}
-    assert len(stamps) == 4
+    monkeypatch.setattr(units, "make", lambda unit, out: (made.append(unit.name), real(unit, out))[1])
     build(articles, tmp_path / "out", workers=1)
-    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("shard-00000[0-3].tar")} == stamps
+    assert made
+    assert not set(made) & set(before)
+    assert {path: path.stat().st_mtime_ns for path in shards} == stamps
     assert content(tmp_path / "out") == content(tmp_path / "straight")
 
 
@@ -269,7 +278,7 @@ def test_a_conflict_of_metadata_and_article_is_counted_and_the_narrower_holds(tm
 
 def test_a_unit_travels_light(articles: Path) -> None:
     entries = sources.scan(articles).entries
-    unit = units.Unit(0, tuple(entries), CorpusSection(), "")
+    unit = units.Unit("0", tuple(entries), CorpusSection(), "")
     data = pickle.dumps(unit)
     assert len(data) < 500 * len(entries)
     assert [entry.where for entry in pickle.loads(data).entries] == [entry.where for entry in entries]
@@ -320,10 +329,33 @@ def test_a_corpus_may_be_written_to_any_place_of_fsspec(articles: Path, tmp_path
     assert body["files"] == content(tmp_path / "here")
     again = build(articles, there, workers=1)
     assert (again.counts, again.files) == (made.counts, made.files)
+    here = Corpus(tmp_path / "here")
+    far = Corpus(there)
+    assert list(far.pairs()) == list(here.pairs())
+    key = here.keys()[-1]
+    assert (far.image(key), far.has_image(key)) == (here.image(key), True)
+    assert show(there, limit=100) == show(tmp_path / "here", limit=100)
+    assert show(there, key) == show(tmp_path / "here", key)
+    assert stats(there) == stats(tmp_path / "here")
     files.makedirs(f"{root}2")
     files.pipe(f"{root}2/mine", b"x")
     with pytest.raises(InputError, match="not empty"):
         build(articles, f"{there}2", workers=1)
+
+
+def test_a_corpus_elsewhere_is_shown_and_what_needs_a_folder_says_so(
+    articles: Path, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = f"file://{tmp_path}/there"
+    build(articles, there, workers=1)
+    assert llavamed("corpus", "show", there, "--limit", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["key"] == "PMC0-1_f1"
+    assert llavamed("corpus", "stats", there, "--json") == 0
+    assert {"": "read and kept", "what": "pairs", "count": 38} in json.loads(capsys.readouterr().out)
+    with pytest.raises(InputError, match="must be a folder here; copy it first"):
+        audit(Path(there), [])
+    assert llavamed("corpus", "show", f"file://{tmp_path}/nowhere") == 2
+    assert "no corpus, or an unfinished one" in capsys.readouterr().err
 
 
 def test_a_place_that_fsspec_does_not_know_is_an_input_error(articles: Path) -> None:
