@@ -91,12 +91,12 @@ def build(
     with alone(place.folder) if place.folder is not None else nullcontext():
         audits = _begin(place, result)
         made = cut(listing.entries, section, manifest.fingerprint(settings))
-        tallies = _kept(place, made)
+        kept = _kept(place, made)
         make = partial(_make, out=place, engine=engine, workers=workers)
-        tallies |= make([one for one in made if one.name not in tallies])
-        made = _without_collisions(made, tallies, place, make)
+        make([one for one in made if one.name not in kept])
+        made = _without_collisions(made, place, make)
         for one in made:
-            tally.add(tallies[one.name])
+            tally.add(_tally(one, place))
         _put_together(place, made, tally, result, articles, began)
     _tell(out, articles, result, audits)
     return result
@@ -170,19 +170,26 @@ def _audited(body: dict[str, Any]) -> list[str]:
     return body.get("audited") or [row["benchmark"] for row in rows]
 
 
-def _kept(out: Output, made: Sequence[Unit]) -> dict[str, Tally]:
-    """The units that an earlier build has finished; all else that it left in the place is removed, and nothing of
-    anybody else's. What it could not read may be readable now."""
+def _tally(one: Unit, out: Output) -> Tally:
+    """Of a unit that is made; read again, as those of all units fill the memory: they have pictures."""
+    tally = units.finished(one, out)
+    assert tally is not None, f"{one.name} is not finished"
+    return tally
+
+
+def _kept(out: Output, made: Sequence[Unit]) -> set[str]:
+    """The names of the units that an earlier build has finished; all else that it left in the place is removed, and
+    nothing of anybody else's. What it could not read may be readable now."""
     out.clear_workspaces()
     there = {*out.names("[0-9]*", units.FOLDER), *out.names(_SHARDS)}
-    kept: dict[str, Tally] = {}
+    kept: set[str] = set()
     files: set[str] = set()
     for one in made:
         own = {one.file(kind) for kind in units.KINDS}
         if own <= there and (tally := units.finished(one, out)) is not None:
             whole = there.issuperset(tally.files)
             if whole and not tally.articles_funnel["unreadable"] and not tally.funnel["image_unreadable"]:
-                kept[one.name] = tally
+                kept.add(one.name)
                 files |= own | set(tally.files)
     # markers first: whenever this is stopped, a unit with its marker is whole
     left = sorted(there - files, key=lambda name: (not name.endswith(".json"), name))
@@ -191,23 +198,19 @@ def _kept(out: Output, made: Sequence[Unit]) -> dict[str, Tally]:
     return kept
 
 
-def _make(made: Sequence[Unit], out: Output, engine: str, workers: int | None) -> dict[str, Tally]:
+def _make(made: Sequence[Unit], out: Output, engine: str, workers: int | None) -> None:
     """The large ones first, so that the last worker is not long alone."""
-    tallies, pairs = {}, 0
+    pairs = 0
     ordered = sorted(made, key=lambda one: -one.size)
     with Progress("reading articles", sum(len(one.entries) for one in made), "articles") as progress:
         for one, tally in engines.run(partial(units.make, out=out), ordered, engine, workers, out.place):
-            tallies[one.name] = tally
             pairs += tally.counts["pairs"]
             progress.advance(len(one.entries), note=f"{pairs:,} pairs")
-    return tallies
 
 
-def _without_collisions(
-    made: list[Unit], tallies: dict[str, Tally], out: Output, make: Callable[[list[Unit]], dict[str, Tally]]
-) -> list[Unit]:
+def _without_collisions(made: list[Unit], out: Output, make: Callable[[list[Unit]], None]) -> list[Unit]:
     """Keys are unique within a unit. Where two units have one (the same article twice), the later is made again, told
-    which keys are taken; its tally is replaced."""
+    which keys are taken."""
     hashes = [_hashes(one, out) for one in made]
     while True:
         ends = np.cumsum([len(part) for part in hashes])
@@ -222,11 +225,11 @@ def _without_collisions(
         for number, found in late.items():
             one = made[number]
             taken = {key for key in _keys(one, out) if _hash(key) in found}
-            out.remove(one.file("json"))
-            for shard in tallies[one.name].files:
-                out.remove(shard)
+            shards = _tally(one, out).files
+            for name in (one.file("json"), *shards):
+                out.remove(name)
             made[number] = replace(one, taken=one.taken | taken)
-        tallies |= make([made[number] for number in late])
+        make([made[number] for number in late])
         for number in late:
             hashes[number] = _hashes(made[number], out)
 

@@ -1,6 +1,6 @@
 """Articles -> work units, so that a new article touches one or two of them.
 
-If every 100 articles were a unit, one more at the front would shift all that come after it, and `corpus build` would
+If every 50 articles were a unit, one more at the front would shift all that come after it, and `corpus build` would
 have to make everything again. So the articles say themselves where a unit ends: each has a number drawn from its name,
 and of the places where a unit may end (when it has half of its size, up to half more) the one with the smallest number
 is taken. After an article more or less the same places are found again, mostly with the next unit: what rsync and

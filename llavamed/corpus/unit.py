@@ -37,7 +37,7 @@ from llavamed.manifest import file_sha256, fingerprint
 from llavamed.recipe import CorpusSection
 from llavamed.records import Pair
 
-ARTICLES = 100  # a unit, half of it more or less: about five hundred pairs
+ARTICLES = 50  # a unit, half of it more or less: about three hundred pairs, and little to wait for at the end
 KINDS = ("json", "jsonl", "parquet")  # of a unit's files; without the first it is not finished
 FOLDER = "units/"
 _PACKED_BYTES = 2**20  # of an article with its images

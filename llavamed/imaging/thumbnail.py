@@ -19,7 +19,7 @@ SIDE = 320  # pixels, the longer side at most
 def thumbnail(data: bytes, where: str = "image") -> str:
     """The data URL of the image in `data`, or "" if it cannot be decoded: a report is written all the same."""
     try:
-        return of_image(decode(data, where))
+        return of_image(decode(data, where, side=SIDE))
     except ImageError:
         return ""
 

@@ -238,3 +238,15 @@ def test_real_medical_pictures_are_read(shared_data: Path) -> None:
     for file in files:
         with Image.open(file) as original:
             assert read(file).size == original.size
+
+
+def test_a_jpeg_may_come_smaller_and_never_smaller_than_asked_for() -> None:
+    image = Image.radial_gradient("L").resize((1000, 700)).convert("RGB")
+    for mode in ("RGB", "L", "CMYK"):
+        out = io.BytesIO()
+        image.convert(mode).save(out, "JPEG", quality=95)
+        small = decode(out.getvalue(), side=320)
+        assert (small.mode, small.size) == ("RGB", (500, 350))
+        assert decode(out.getvalue(), side=700).size == decode(out.getvalue()).size == (1000, 700)
+        whole = np.asarray(decode(out.getvalue()).resize((500, 350)), np.int16)
+        assert np.abs(np.asarray(small, np.int16) - whole).mean() < 2
