@@ -245,18 +245,23 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the path of a .jsonl file")
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))  # Windows' mark before the first
-            except UnicodeDecodeError:
-                raise InputError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error.msg}); each line must be one object") from None
-            if not isinstance(row, dict):
-                raise InputError(f"{path}:{number}: a {type(row).__name__}, not an object")
-            yield row
+        yield from parse_jsonl(lines, str(path))
+
+
+def parse_jsonl(lines: Iterable[bytes], where: str) -> Iterator[dict[str, Any]]:
+    """The same of lines that are open already; `where` names them in errors."""
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))  # Windows' mark before the first
+        except UnicodeDecodeError:
+            raise InputError(f"{where}:{number}: not UTF-8; save the file as UTF-8") from None
+        except json.JSONDecodeError as error:
+            raise InputError(f"{where}:{number}: not JSON ({error.msg}); each line must be one object") from None
+        if not isinstance(row, dict):
+            raise InputError(f"{where}:{number}: a {type(row).__name__}, not an object")
+        yield row
 
 
 def read_conversations(path: Path) -> Iterator[Conversation]:

@@ -74,9 +74,7 @@ def build(
         raise InputError(f"{out}: lies in the articles ({articles}); give the corpus a folder of its own")
     threads = engines.cores() if workers is None else workers
     if engine == "local" and threads > 1 and not place.names(manifest.NAME):
-        engines.prepare(
-            units.__name__, "pandas"
-        )  # while this one looks at the articles; pyarrow wants pandas, if there
+        engines.prepare(units.__name__, "pandas")  # which pyarrow imports where it is installed
     listing = sources.scan(articles, threads)
     settings = section.model_dump(mode="json", exclude={"articles"}) | {"version": VERSION}
     result = Manifest(STAGE, settings, {str(articles): listing.fingerprint})
@@ -123,9 +121,7 @@ def _tell(out: Path | str, articles: Path, result: Manifest, audits: list[str]) 
 
 def _finished(out: Output, result: Manifest) -> dict[str, Any] | None:
     """The manifest of a corpus made from the same input, perhaps audited since, whose files are all there."""
-    if out.folder is not None and not out.folder.is_dir():
-        return None
-    body = manifest.read(out.folder) if out.folder is not None else json.loads(out.read(manifest.NAME) or b"null")
+    body = out.manifest()
     if body is None or body.get("extra", {}).get("built", body["fingerprint"]) != result.fingerprint:
         return None
     names = set(out.names("*"))

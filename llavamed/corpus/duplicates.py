@@ -115,8 +115,8 @@ def image_groups(digests: np.ndarray, hashes: np.ndarray, looks: np.ndarray) -> 
     """Groups of equal or nearly equal pictures, by the sha256 of their bytes (n, S32), their `phash` (n, uint64) and
     their miniatures (n, 256, uint8)."""
     groups = Groups(len(digests))
-    _, different, same = np.unique(digests, return_index=True, return_inverse=True)
-    groups.join_all(np.stack([different[same], np.arange(len(digests))], axis=1))
+    _, different, which = np.unique(digests, return_index=True, return_inverse=True)
+    groups.join_all(np.stack([different[which], np.arange(len(digests))], axis=1))
     different.sort()
     firsts: dict[int, list[int]] = defaultdict(list)  # cell -> the first pictures of the groups in it
     for start in range(0, len(different), _AT_ONCE):

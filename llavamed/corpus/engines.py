@@ -30,7 +30,7 @@ _METHOD = "forkserver" if sys.platform == "linux" else "spawn"
 
 
 def prepare(*modules: str) -> None:
-    """Where workers will be wanted: let the process that they are forked from read what they need, beside this one."""
+    """Where workers will be wanted: let the process that they are forked from import these, while this one goes on."""
     if _METHOD == "forkserver":
         forkserver.set_forkserver_preload(list(modules))
         forkserver.ensure_running()

@@ -99,11 +99,8 @@ def stamps(root: Path, files: Sequence[File], workers: int = 1) -> Iterator[byte
     def of_part(start: int) -> list[bytes]:
         return [_content(f"{root}/{file.name}") or _time(file) for file in files[start : start + _AT_ONCE]]
 
-    starts = range(0, len(files), _AT_ONCE)
-    if workers == 1:
-        return (one for start in starts for one in of_part(start))
     with ThreadPoolExecutor(workers) as pool:  # hashing does not hold the interpreter's lock
-        return chain.from_iterable(list(pool.map(of_part, starts)))
+        return chain.from_iterable(list(pool.map(of_part, range(0, len(files), _AT_ONCE))))
 
 
 def _content(path: str) -> bytes:

@@ -7,6 +7,7 @@ workers as it is.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -17,6 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, cast
 
+from llavamed import manifest
 from llavamed.errors import InputError
 
 _WHOLE_OR_NOT = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory"})  # a put is one step
@@ -90,6 +92,13 @@ class Output:
                 return data.read(-1 if size is None else size)
         except FileNotFoundError:
             return None
+
+    def manifest(self) -> dict[str, Any] | None:
+        """The manifest of what is finished here, or None."""
+        if self.folder is not None:
+            return manifest.read(self.folder)
+        found: dict[str, Any] | None = json.loads(self.read(manifest.NAME) or b"null")
+        return found
 
     def length(self, name: str) -> int:
         """The bytes of a file, 0 if there is no such file."""

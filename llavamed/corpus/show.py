@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
@@ -13,7 +12,7 @@ from typing import Any
 from llavamed.corpus.output import Output
 from llavamed.corpus.store import WITHOUT_IMAGE, Corpus, read_manifest
 from llavamed.errors import InputError
-from llavamed.records import Pair, read_jsonl
+from llavamed.records import Pair, parse_jsonl
 
 _NEAR = 200  # keys on either side of a wrong one that may have been meant
 
@@ -68,12 +67,9 @@ def _all(corpus: Path | str) -> Iterator[Pair]:
 
 def _without_image(corpus: Path | str) -> Iterator[Pair]:
     out = Output(str(corpus))
-    if out.folder is not None:
-        if (out.folder / WITHOUT_IMAGE).is_file():
-            yield from map(Pair.from_json, read_jsonl(out.folder / WITHOUT_IMAGE))
-        return
-    with out.open(WITHOUT_IMAGE) as lines:
-        yield from (Pair.from_json(json.loads(line)) for line in lines)
+    if out.length(WITHOUT_IMAGE):
+        with out.open(WITHOUT_IMAGE) as lines:
+            yield from map(Pair.from_json, parse_jsonl(lines, f"{corpus}/{WITHOUT_IMAGE}"))
 
 
 def _row(pair: Pair) -> dict[str, Any]:

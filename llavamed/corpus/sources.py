@@ -194,8 +194,7 @@ def scan(path: Path, workers: int = 1) -> Listing:
         root, files = path, Folder(path).list(problems)
     names = [file.name for file in files]
     stamp = _Stamps(root, [file for file in files if _matters(file.name)], workers)
-    found = [] if path.is_file() else list(_articles(Folder(path), names, "", problems, stamp.of_article))
-    found.sort(key=lambda source: source.where)
+    found = sorted(_articles(Folder(root), names, "", problems, stamp.of_article), key=lambda source: source.where)
     if path.is_dir() and (fetched := settled.whole(path)) is not None:
         found = _whole(found, fetched, problems)
     for name in names:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -97,7 +96,7 @@ class CorpusWriter:
     def __init__(
         self, folder: Path, unit: str = "000000", groups: bool = False, fmt: Literal["webdataset", "hf"] = "webdataset"
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = folder
         self.count = 0
         self.shards: list[Path] = []
         self.places: dict[str, tuple[str, int, int]] = {}  # key -> shard, offset, size; of finished shards
@@ -200,8 +199,8 @@ def read_manifest(out: Output) -> dict[str, Any]:
     """Of a finished corpus. Raises InputError for what is none."""
     if out.folder is not None:
         return manifest.require(out.folder, "corpus", HINT)
-    body: dict[str, Any] = json.loads(out.read(manifest.NAME) or b"{}")
-    if body.get("stage") != "corpus":
+    body = out.manifest()
+    if body is None or body["stage"] != "corpus":
         raise InputError(f"{out.place}: no corpus, or an unfinished one; {HINT}")
     return body
 
