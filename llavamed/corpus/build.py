@@ -48,7 +48,7 @@ from llavamed.progress import Progress
 from llavamed.recipe import CorpusSection
 
 STAGE = "corpus"
-VERSION = 4  # of what is made of the same articles and settings; another is built again
+VERSION = 5  # of what is made of the same articles and settings; another is built again
 _SHARDS = "shard-[0-9]*"
 _MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT, summary.LEFT_OUT)
 
@@ -177,18 +177,17 @@ def _kept(out: Output, made: Sequence[Unit]) -> set[str]:
     """The names of the units that an earlier build has finished; all else that it left in the place is removed, and
     nothing of anybody else's. What it could not read may be readable now."""
     out.clear_workspaces()
-    there = {*out.names("[0-9]*", units.FOLDER), *out.names(_SHARDS)}
+    there = out.sizes("[0-9]*", units.FOLDER) | out.sizes(_SHARDS)
     kept: set[str] = set()
     files: set[str] = set()
     for one in made:
-        own = {one.file(kind) for kind in units.KINDS}
-        if own <= there and (tally := units.finished(one, out)) is not None:
-            whole = there.issuperset(tally.files)
-            if whole and not tally.articles_funnel["unreadable"] and not tally.funnel["image_unreadable"]:
-                kept.add(one.name)
-                files |= own | set(tally.files)
+        if one.file("json") in there and (tally := units.finished(one, out, there)) is not None:
+            if tally.articles_funnel["unreadable"] or tally.funnel["image_unreadable"]:
+                continue
+            kept.add(one.name)
+            files |= {one.file(kind) for kind in units.KINDS} | tally.files.keys()
     # markers first: whenever this is stopped, a unit with its marker is whole
-    left = sorted(there - files, key=lambda name: (not name.endswith(".json"), name))
+    left = sorted(there.keys() - files, key=lambda name: (not name.endswith(".json"), name))
     for name in (*left, *_MADE, audit.FOUND, audit.PAGE):
         out.remove(name)
     return kept

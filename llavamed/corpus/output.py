@@ -110,15 +110,20 @@ class Output:
 
     def names(self, pattern: str, below: str = "") -> list[str]:
         """The files that match, sorted, below one folder."""
+        return sorted(self.sizes(pattern, below))
+
+    def sizes(self, pattern: str, below: str = "") -> dict[str, int]:
+        """The files that match, below one folder, with their bytes: one listing."""
         if self.folder is not None:
-            return sorted(f"{below}{p.name}" for p in (self.folder / below).glob(pattern) if p.is_file())
+            here = ((path, path.stat()) for path in (self.folder / below).glob(pattern) if path.is_file())
+            return {f"{below}{path.name}": about.st_size for path, about in here}
         files, root = self._far()
         try:
-            found = files.ls(f"{root}/{below}".rstrip("/"), detail=False)
+            found = files.ls(f"{root}/{below}".rstrip("/"), detail=True)
         except FileNotFoundError:
-            return []
-        names = (path.rstrip("/").rpartition("/")[2] for path in found)
-        return sorted(f"{below}{name}" for name in names if fnmatch(name, pattern))
+            return {}
+        named = {one["name"].rstrip("/").rpartition("/")[2]: one["size"] for one in found}
+        return {f"{below}{name}": int(size or 0) for name, size in named.items() if fnmatch(name, pattern)}
 
     def remove(self, name: str) -> None:
         if self.folder is not None:

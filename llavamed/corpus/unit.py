@@ -9,7 +9,7 @@ So it does not matter who makes it, and it may be made twice. It writes, through
     shard-402198305514.tar        its pairs (more than PAIRS_PER_SHARD: shard-402198305514-001.tar...; or .parquet)
     units/402198305514.parquet    their rows of the index, with the MinHash of each caption and each picture's miniature
     units/402198305514.jsonl      its pairs whose image is missing
-    units/402198305514.json       its tally and its fingerprint; last, so that a unit with it is finished
+    units/402198305514.json       its tally, its fingerprint, how long the others are; last: with it a unit is finished
 
 The files in `units/` stay: the next build of the same folder goes on from them (`build`).
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -96,13 +96,18 @@ def marker_of(shard: str) -> str:
     return f"{FOLDER}{re.split('[-.]', shard)[1]}.json"
 
 
-def finished(unit: Unit, out: Output) -> Tally | None:
-    """The tally of a unit that was made by an earlier run, or None."""
-    body = out.read(unit.file("json"))
-    if body is None:
+def finished(unit: Unit, out: Output, there: Mapping[str, int] | None = None) -> Tally | None:
+    """The tally of a unit that was made by an earlier run, or None. With `there`, the bytes of the files in the place,
+    also None where one of its files is gone or of another length."""
+    try:
+        found = json.loads(out.read(unit.file("json")) or b"null")
+    except ValueError:  # as a disk that failed leaves it
         return None
-    found = json.loads(body)
-    return Tally.from_json(found["tally"]) if found["fingerprint"] == unit.fingerprint else None
+    if not isinstance(found, dict) or found.get("fingerprint") != unit.fingerprint:
+        return None
+    if there is not None and not found["bytes"].items() <= there.items():
+        return None
+    return Tally.from_json(found["tally"])
 
 
 def make(unit: Unit, out: Output) -> Tally:
@@ -139,13 +144,15 @@ def make(unit: Unit, out: Output) -> Tally:
                         tally.keep(one)
                         tally.show(one)
         tally.put_places(writer.places)
-        for shard in writer.shards:
-            tally.files[shard.name] = file_sha256(shard)
-            out.put(shard.name, shard)
-        out.put(unit.file("parquet"), place / store.INDEX)
-        out.put(unit.file("jsonl"), lines)
+        tally.files |= {shard.name: file_sha256(shard) for shard in writer.shards}
+        made = {shard.name: shard for shard in writer.shards}
+        made |= {unit.file("parquet"): place / store.INDEX, unit.file("jsonl"): lines}
+        sizes = {name: path.stat().st_size for name, path in made.items()}
+        for name, path in made.items():
+            out.put(name, path)
         marker = place / "unit.json"
-        marker.write_text(json.dumps({"fingerprint": unit.fingerprint, "tally": tally.to_json()}), encoding="utf-8")
+        body = {"fingerprint": unit.fingerprint, "bytes": sizes, "tally": tally.to_json()}
+        marker.write_text(json.dumps(body), encoding="utf-8")
         out.put(unit.file("json"), marker)
     return tally
 

@@ -198,6 +198,26 @@ def test_a_missing_shard_is_made_again(mirror: Path, tmp_path: Path, read: list[
     assert everything(tmp_path / "out") == before
 
 
+@pytest.mark.parametrize("place", ["folder", "fsspec"])
+@pytest.mark.parametrize("damaged", ["shard-{}.tar", "units/{}.parquet", "units/{}.jsonl", "units/{}.json"])
+def test_a_unit_of_which_a_file_was_cut_short_is_made_again(
+    mirror: Path, tmp_path: Path, read: list[str], damaged: str, place: str
+) -> None:
+    (mirror / "PMC150.1/g2.jpg").unlink()  # some text without its image
+    out = str(tmp_path / "out") if place == "folder" else f"file://{tmp_path}/out"
+    build(mirror, out, workers=1)
+    shard = Path(Corpus(tmp_path / "out").place("PMC150-1_f1").rpartition(" bytes ")[0])
+    path = tmp_path / "out" / damaged.format(shard.stem.removeprefix("shard-"))
+    os.truncate(path, path.stat().st_size // 2)
+    put(mirror, 1005)  # far from it
+    read.clear()
+    build(mirror, out, workers=1)
+    assert {"PMC1005.1", "PMC150.1"} <= set(read)
+    assert len(read) <= 1 + 5 * 6
+    build(mirror, tmp_path / "fresh", workers=1)
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
 def test_what_could_not_be_read_is_tried_again(mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = sources.Folder.read
 
