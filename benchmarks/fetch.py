@@ -50,6 +50,7 @@ def main() -> None:
     args = parser.parse_args()
     out, rng = args.out or Path(tempfile.mkdtemp()), random.Random(0)
     bucket = Bucket(args.articles)
+    out.mkdir(parents=True, exist_ok=True)
     ids = out / "ids.txt"
     ids.write_text("".join(f"PMC{i}\n" for i in bucket.ids()))
     script = Path(__file__).with_name("faulty_bucket.py")
