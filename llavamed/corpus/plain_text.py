@@ -34,6 +34,11 @@ _BREAKING = frozenset(
     | {"disp-formula", "disp-quote", "td", "th", "tr"}
 )
 
+# White space that XML allows beside the space; the first have all of it that is ASCII.
+_FREQUENT = "\n\r\t\xa0\u200a"
+_RARE = re.compile("[\x85\u1680\u2000-\u2009\u2028\u2029\u202f\u205f\u3000]")
+_SEVERAL = re.compile("  +")
+
 
 def name(node: Any) -> str:
     """The tag without its namespace."""
@@ -141,12 +146,17 @@ def _power(raised: Any, pieces: list[str]) -> str:
 
 
 def _in_order(element: Any, raw: str) -> str:
-    """The text with single spaces."""
-    # Most have nothing else, and to look is several times as fast as `split`. What is white space is not printable.
-    plain = raw.strip(" ") if raw.isprintable() and "  " not in raw else " ".join(raw.split())
-    if len(plain) > MAX_LENGTH:
-        raise ArticleError(f"a <{name(element)}> of {len(plain):,} characters; leave it out", "xml_oversized")
-    return plain
+    """The text with single spaces, in half the time of `split` as nearly all of its white space is such."""
+    for space in _FREQUENT:
+        raw = raw.replace(space, " ")
+    if not (raw.isascii() or raw.isprintable()):  # as of all white space only the space is
+        raw = _RARE.sub(" ", raw)
+    if "  " in raw:
+        raw = _SEVERAL.sub(" ", raw)
+    raw = raw.strip(" ")
+    if len(raw) > MAX_LENGTH:
+        raise ArticleError(f"a <{name(element)}> of {len(raw):,} characters; leave it out", "xml_oversized")
+    return raw
 
 
 def _moved(raw: str, offsets: Iterable[int]) -> dict[int, int]:
