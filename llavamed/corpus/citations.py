@@ -19,7 +19,6 @@ else is done on that string.
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -138,6 +137,17 @@ class _Index:
     scopes: list[Any]
     nameless: list[bool]
 
+    def named(self, scope: Any, rid: str) -> tuple[list[int], list[str]]:
+        """The figures that a rid names, and those of its ids that nothing has."""
+        found: dict[int, None] = {}
+        unknown = []
+        for one in rid.split() or [""]:
+            if known := self.scoped.get((scope, one)) or self.anywhere.get(one):
+                found |= dict.fromkeys(known)
+            else:
+                unknown.append(one)
+        return list(found), unknown
+
     def numbered(self, like: int, numbers: range | tuple[int, ...]) -> list[int]:
         """Figures of the same sub-article and series ("S1", "1") as `like` with these numbers."""
         if (key := self.numbers[like]) is None:
@@ -154,38 +164,33 @@ def find(figures: list[Any], labels: list[str], xrefs: list[Any], has_sub_articl
     total = bare = written = 0
     unresolved: list[Unresolved] = []
     blocks: dict[Any, list[tuple[Any, list[int]]]] = defaultdict(list)
+    meant: dict[tuple[Any, str], tuple[list[int], list[str]]] = {}  # by sub-article and rid
     for xref in xrefs:
         rid, says_figure = xref.get("rid", ""), xref.get("ref-type", "").lower() in _FIGURE_TYPES
         if not says_figure and rid not in index.anywhere and " " not in rid:
             continue
         scope = sub_article(xref) if has_sub_articles else None
-        named: list[int] = []
-        unknown = []
-        for one in rid.split() or [""]:
-            if known := index.scoped.get((scope, one)) or index.anywhere.get(one):
-                named += known
-            else:
-                unknown.append(one)
+        if (scope, rid) not in meant:
+            meant[scope, rid] = index.named(scope, rid)
+        named, unknown = meant[scope, rid]
         if not named and not says_figure:
             continue
         total += 1
         if not named and (named := _by_number(index, scope, plain_text.text(xref))):
             unknown = []
-        if says_figure:
+        if unknown and says_figure:
             unresolved += [Unresolved(one, plain_text.text(xref)) for one in unknown]
         if named:
-            blocks[_block(xref)].append((xref, list(dict.fromkeys(named))))
+            blocks[_block(xref)].append((xref, named))
     found: list[list[Mention]] = [[] for _ in figures]
     places: dict[Any, _Place] = {}
     for block, cited in blocks.items():
-        if (parent := block.getparent()) not in places:
-            places[parent] = _place(block)
-        place = places[parent]
-        if place.in_figure or name(block) in _FIGURES:
+        place, tag = _place(block.getparent(), places), name(block)
+        if place.in_figure or tag in _FIGURES:
             continue
         text, spans = plain_text.text_and_places(block, [xref for xref, _ in cited])
         citations = [_Citation(*span, named) for span, (_, named) in zip(spans, cited, strict=True)]
-        paragraph = _Paragraph(text, place.section, place.in_table or name(block) in _CELLS, citations)
+        paragraph = _Paragraph(text, place.section, place.in_table or tag in _CELLS, citations)
         mentions = _mentions(paragraph, index) if text else []
         if paragraph.bare:
             bare += len(mentions)
@@ -242,16 +247,20 @@ def _block(xref: Any) -> Any:
     return ancestor
 
 
-def _place(block: Any) -> _Place:
-    section, in_table, in_figure = "", False, False
-    for ancestor in block.iterancestors():
-        tag = name(ancestor)
-        in_table = in_table or tag in _CELLS
-        in_figure = in_figure or tag in _FIGURES
-        if not section and tag in _SECTIONS:
-            title = next(ancestor.iterchildren("{*}title"), None)
+def _place(around: Any, places: dict[Any, _Place]) -> _Place:
+    """Where what stands in `around` stands."""
+    if around is None:
+        return _Place("", False, False)
+    if around not in places:
+        above, tag = _place(around.getparent(), places), name(around)
+        section = ""
+        if tag in _SECTIONS:
+            title = next(around.iterchildren("{*}title"), None)
             section = (plain_text.text(title) if title is not None else "") or _SECTIONS[tag]
-    return _Place(section, in_table, in_figure)
+        places[around] = _Place(
+            section or above.section, above.in_table or tag in _CELLS, above.in_figure or tag in _FIGURES
+        )
+    return places[around]
 
 
 def _by_number(index: _Index, scope: Any, text: str) -> list[int]:
@@ -269,17 +278,18 @@ def _by_number(index: _Index, scope: Any, text: str) -> list[int]:
 
 def _mentions(paragraph: _Paragraph, index: _Index) -> list[tuple[int, Mention]]:
     """(figure, mention) for every sentence of the paragraph that cites a figure."""
-    spans = sentences.spans(paragraph.text)
-    starts = [start for start, _ in spans]
-    panels: dict[tuple[int, int], set[str]] = {}  # (sentence, figure) -> letters
+    text, following = paragraph.text, sentences.since(paragraph.text, paragraph.citations[0].start)
+    sentence = next(following)
+    panels: dict[tuple[tuple[int, int], int], set[str]] = {}  # (sentence, figure) -> letters
 
-    def cite(at: int, figure: int, letters: Iterable[str] = ()) -> None:
-        sentence = max(bisect_right(starts, at) - 1, 0)
+    def cite(sentence: tuple[int, int], figure: int, letters: Iterable[str] = ()) -> None:
         panels.setdefault((sentence, figure), set()).update(letters)
 
-    previous: tuple[_Citation, str] | None = None
+    previous: tuple[_Citation, tuple[int, int], str] | None = None
     for citation in paragraph.citations:
-        text, at, like = paragraph.text, citation.start, citation.figures[0]
+        at, like = citation.start, citation.figures[0]
+        while at > sentence[1]:
+            sentence = next(following)
         letters, ranges = _link(text[at : citation.end])
         number = index.numbers[like]
         if text[citation.end - 1 : citation.end].isdigit():
@@ -287,25 +297,24 @@ def _mentions(paragraph: _Paragraph, index: _Index) -> list[tuple[int, Mention]]
             if number and (last := _open_end(text, citation.end, number[1])) and index.numbered(like, (last,)):
                 ranges = (*ranges, (*number, range(number[1], last + 1)))
         for figure in citation.figures:
-            cite(at, figure, letters)
+            cite(sentence, figure, letters)
         for series, first, all_named in ranges:
             if number == (series, first):
                 for figure in index.numbered(like, all_named):
-                    cite(at, figure)
+                    cite(sentence, figure)
         if previous is not None:
-            before, letters_before = previous
+            before, sentence_before, letters_before = previous
             between = text[before.end : at]
             if len(between) < _GLUED_LENGTH and _BETWEEN_RANGE.fullmatch(between.removeprefix(letters_before)):
                 start, stop = before.figures[-1], like
                 for figure in _between(start, stop, index):
-                    cite(before.start, figure)
+                    cite(sentence_before, figure)
                 if start == stop and letters_before and letters:
-                    cite(before.start, start, _letters_between(letters_before[-1], letters[0]))
-        previous = citation, letters
+                    cite(sentence_before, start, _letters_between(letters_before[-1], letters[0]))
+        previous = citation, sentence, letters
     rows = []
-    for (sentence, figure), letters_found in sorted(panels.items()):
-        start, end = spans[sentence]
-        mention = Mention(paragraph.text[start:end], paragraph.text, paragraph.section, "".join(sorted(letters_found)))
+    for ((first, last), figure), letters_found in sorted(panels.items()):
+        mention = Mention(text[first:last], text, paragraph.section, "".join(sorted(letters_found)))
         rows.append((figure, mention))
     return rows
 

@@ -160,7 +160,7 @@ def _without_references(xml: bytes) -> bytes:
     end = xml.rfind(b"</ref-list>")
     start = xml.rfind(b"<ref-list", 0, max(end, 0))
     inside = xml.find(b">", start) + 1
-    if start < 0 or xml.find(b"</fig", inside, end) >= 0 or xml.find(b"<xref", inside, end) >= 0:
+    if start < 0 or xml.rfind(b"</fig", inside, end) >= 0 or xml.rfind(b"<xref", inside, end) >= 0:
         return xml
     return xml[:inside] + xml[end:]
 

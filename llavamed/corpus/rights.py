@@ -116,7 +116,8 @@ class Reader:
             if (scope := _scope(element)) is not None:
                 self._permissions[scope].append(element)
         for element in attribs:
-            if name(scope := _scope(element)) in ("fig", "fig-group") and (text := plain_text.text(element)):
+            scope = _scope(element)
+            if scope is not None and name(scope) in ("fig", "fig-group") and (text := plain_text.text(element)):
                 self._attribs[scope].append(text)
 
     def of(self, figure: Any, caption: str, group: Any, group_caption: str) -> Rights:

@@ -99,6 +99,12 @@ def test_attributions_are_kept_apart_from_the_caption() -> None:
     assert (figure.caption, figure.credit, figure.licence) == ("A lesion.", "Source: the atlas. Of the group.", "")
 
 
+def test_an_attribution_of_the_article_itself_is_no_figure_s() -> None:
+    attrib = "<attrib>Source: the atlas.</attrib>"
+    (figure,) = article(fig(), meta=CC_BY + MILLER + attrib, after=attrib).figures
+    assert figure.credit == ""
+
+
 @pytest.mark.parametrize(
     ("contrib", "printed"),
     [

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from llavamed.corpus.sentences import spans, split
+from llavamed.corpus.sentences import since, spans, split
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,15 @@ def test_spans_cover_all_but_the_spaces_between() -> None:
 def test_a_question_elsewhere_changes_no_other_sentence(stop: str) -> None:
     text = f"Cells grew{stop} The cells died{stop} Nature reported it{stop} 12 grew."
     assert spans(f"{text} Did they? Yes!")[:-2] == spans(text)
+
+
+def test_from_anywhere_on_the_sentences_are_those_of_the_whole() -> None:
+    text = " ".join(
+        f"Case {n} of J. R. Smith, e.g. in Fig. {n}{' and so on' * (n % 90)}. Then it ended!" for n in range(200)
+    )
+    whole = spans(text)
+    for at in range(0, len(text), 97):
+        assert list(since(text, at)) == [span for span in whole if span[1] >= at]
 
 
 def test_nothing_in_nothing_out() -> None:
