@@ -1,13 +1,14 @@
 """How fast articles become pairs, beside what others do, and in how much memory.
 
     pip install pubmed_parser==0.5.1 ImageHash
-    python benchmarks/corpus.py --data ../shared/data --work /tmp/corpus-bench [--only parse,images,workers,memory]
+    python benchmarks/corpus.py --work /tmp/corpus-bench [--only parse,images,workers,memory,groups]
 
 parse     articles a second, and the errors of each reader against a plain count of what is in the files;
           pubmed_parser's captions alone, and with its paragraphs, which is what gives it mentions at all
 images    sha256, checks and perceptual hash of real JPEGs: by the scaled decode, and by decoding all of it
 workers   the same corpus by one process and by two
-memory    the peak of a build of N articles and of 10 N
+memory    the peaks of builds of N articles, of 10 N and of 40 N, each several times
+groups    the peak of joining unit indexes of many pairs, each with a picture and a caption of its own
 
 The corpora are made of the real PLOS articles with radiographs under their figures' names. Rounds alternate, the best
 of each counts.
@@ -28,9 +29,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from lxml import etree
 from PIL import Image
 
+from llavamed.corpus import duplicates, store
 from llavamed.corpus.jats import parse_article
 from llavamed.imaging.decode import decode, glance
 from llavamed.imaging.lookalike import phash
@@ -46,6 +51,21 @@ if __name__ == "__main__":
     made = build(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]))
     seconds = time.perf_counter() - began
     print(made.counts["articles"], made.counts["pairs"], seconds)
+"""
+
+GROUPS = """
+import re, sys, time
+from pathlib import Path
+import pandas  # which pyarrow imports where it is installed
+from llavamed.corpus import store
+def kib(what):
+    return int(re.search(what + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+parts = [file.read_bytes for file in sorted(Path(sys.argv[1]).iterdir())]
+store.merge_indexes(parts[:2], Path(sys.argv[2]))
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before, began = kib("VmRSS"), time.process_time()
+found = store.merge_indexes(parts, Path(sys.argv[2]))
+print(before, kib("VmHWM"), time.process_time() - began, *(f"{n:,}" for n in found.values()))
 """
 
 
@@ -241,20 +261,69 @@ def workers(data: Path, work: Path, count: int, rounds: int) -> None:
     table(columns, rows, False, f"workers: {count} articles, {pairs} pairs, the whole build, best of {rounds}")
 
 
-def memory(data: Path, work: Path, count: int) -> None:
+def memory(data: Path, work: Path, count: int, times: Iterable[int], rounds: int) -> None:
     rows = []
-    for n in (count, 10 * count):
-        number, pairs, seconds, own, child = built(articles(data, work / f"articles-{n}", n), work, 2)
-        rows.append([number, pairs, f"{seconds:.0f}", f"{own / 1024:.0f}", f"{child / 1024:.0f}"])
-    table(["articles", "pairs", "seconds", "MiB, parent", "MiB, largest worker"], rows, False, "memory: two processes")
+    for n in (more * count for more in times):
+        runs = [built(articles(data, work / f"articles-{n}", n), work, 2) for _ in range(rounds)]
+        peaks = ([run[at] / 1024 for run in runs] for at in (3, 4))
+        rows.append(
+            [*runs[0][:2], f"{min(run[2] for run in runs):.0f}", *(f"{min(p):.0f}-{max(p):.0f}" for p in peaks)]
+        )
+    columns = ["articles", "pairs", "seconds", "MiB, parent", "MiB, largest worker"]
+    table(columns, rows, False, f"memory: two processes, {rounds} runs each")
+
+
+def groups(work: Path, counts: Iterable[int]) -> None:
+    rows = []
+    for n in counts:
+        folder = unit_indexes(work / f"units-{n}", n)
+        script = work / "groups.py"
+        script.write_text(GROUPS)
+        command = [sys.executable, str(script), str(folder), str(work / "index.parquet")]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        before, peak, seconds, found = done.stdout.split(maxsplit=3)
+        more = (int(peak) - int(before)) * 1024
+        rows.append([f"{n:,}", f"{float(seconds):.1f}", f"{more / 2**20:.0f}", f"{more / n:.0f}", found.strip()])
+    table(["pairs", "seconds", "MiB more at the peak", "bytes a pair", "groups"], rows, False, "groups: one process")
+
+
+def unit_indexes(folder: Path, count: int) -> Path:
+    """Indexes of units of 325 pairs: smooth pictures, of which every tenth is a copy of one of the unit before it, and
+    captions of words, one in ten a copy too."""
+    if folder.is_dir():
+        return folder
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    before = None
+    for start in range(0, count, 325):
+        size = min(325, count - start)
+        smooth = [Image.fromarray(one).resize((16, 16)) for one in rng.normal(128, 40, (size, 6, 6)).astype(np.float32)]
+        looks = np.stack([np.asarray(one).clip(0, 255).astype(np.uint8).ravel() for one in smooth])
+        hashes = rng.integers(0, 1 << 63, size, np.uint64)
+        minima = rng.integers(0, 1 << 32, (size, duplicates.MINIMA), np.uint32)
+        if before is not None:
+            for mine, theirs in zip((looks, hashes, minima), before, strict=True):
+                mine[::10] = theirs[: len(mine[::10])]
+        before = looks, hashes, minima
+        found = {
+            "key": [f"PMC{at}-1_F1" for at in range(start, start + size)],
+            "sha256": [hashlib.sha256(look.tobytes()).hexdigest() for look in looks],
+            "phash": [f"{int(one):016x}" for one in hashes],
+            store.MINHASH: minima.tolist(),
+            store.LOOK: [look.tobytes() for look in looks],
+        }
+        rest = {name: [None] * size for name in store._UNIT_SCHEMA.names if name not in found}
+        pq.write_table(pa.table({**rest, **found}, schema=store._UNIT_SCHEMA), folder / f"{start:09d}.parquet")
+    return folder
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("corpus-bench"))
-    parser.add_argument("--only", default="parse,images,workers,memory")
+    parser.add_argument("--only", default="parse,images,workers,memory,groups")
     parser.add_argument("--articles", type=int, default=800, help="of the comparison of workers")
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 10, 40], help="a quarter of --articles, for memory")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -266,9 +335,11 @@ def main() -> None:
         elif what == "workers":
             workers(arguments.data, arguments.work, arguments.articles, min(3, arguments.rounds))
         elif what == "memory":
-            memory(arguments.data, arguments.work, arguments.articles // 4)
+            memory(arguments.data, arguments.work, arguments.articles // 4, arguments.times, min(3, arguments.rounds))
+        elif what == "groups":
+            groups(arguments.work, (12_000, 50_000, 200_000))
         else:
-            parser.error(f"--only {what}: give parse, images, workers, memory")
+            parser.error(f"--only {what}: give parse, images, workers, memory, groups")
 
 
 if __name__ == "__main__":

@@ -97,10 +97,14 @@ def grouped(found: Looks) -> np.ndarray:
 
 
 def by_hash(found: Looks) -> np.ndarray:
-    groups = Groups(len(found[0]))
-    for a, b in combinations(range(len(found[0])), 2):
-        if (int(found[0][a]) ^ int(found[0][b])).bit_count() <= NEAR_BITS:
-            groups.join(a, b)
+    hashes = found[0]
+    near = [
+        (a, b)
+        for a, b in combinations(range(len(hashes)), 2)
+        if (int(hashes[a]) ^ int(hashes[b])).bit_count() <= NEAR_BITS
+    ]
+    groups = Groups(len(hashes))
+    groups.join_all(np.array(near, np.int64).reshape(-1, 2))
     return groups.names()
 
 

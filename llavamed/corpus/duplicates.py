@@ -15,17 +15,20 @@ hash, are the same. So each search has a cheap way to candidates and a finer tes
   to its first picture, never a chain from one plot to another;
 - captions by MinHash (Broder 1997) of their three-word runs: 64 minima in 16 bands of 4, then the share of equal
   minima, which estimates the share of runs in common, must be 0.8.
+
+A corpus may have tens of millions of pairs. Miniatures and minima are read from where they are, an array or a `Column`
+on disk, as far as they are needed; in memory are numbers of a fixed width, about a hundred bytes a pair.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
-from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
 
+from llavamed.corpus.columns import Column
 from llavamed.imaging.lookalike import MINIATURE
 
 NEAR_BITS = 6  # of the perceptual hash
@@ -33,12 +36,16 @@ NEAR_LOOKS = 0.98  # correlation of two miniatures
 _SETS, _WAVES = 6, 8
 _APART = 0.01  # scaling and recompression change few waves by more
 _WALLS = 4 * _APART  # from one wall of the grid to the next
+_LOOK = MINIATURE**2
+_RATIO = 2  # of the lengths of two runs that are joined
 NEAR_CAPTIONS = 0.8
 LEAST_WORDS = 8  # shorter captions ("Flow chart of the study.") are the same without being copies
 MINIMA = 64
 _ROWS = 4  # minima a band
 _RUN = 3  # words
-_AT_ONCE = 1 << 16  # pairs of captions, or pictures, that are looked at together
+_AT_ONCE = 1 << 9  # pictures that are looked at together: those among them that are alike are compared each with each
+_PAIRS_AT_ONCE = 1 << 16  # of pictures or captions
+_ROWS_AT_ONCE = 1 << 11  # of minima and miniatures
 _PRIME = (1 << 61) - 1
 _WORD = re.compile(r"\w+")
 
@@ -55,6 +62,7 @@ def _basis() -> np.ndarray:
 
 _BASIS = _basis()
 _STEPS = np.random.default_rng(2007).integers(1, 1 << 40, _SETS * _WAVES)  # from a cell to the next, along each wave
+Rows = np.ndarray | Column
 _random = np.random.default_rng(1997)
 _FACTORS = _random.integers(1, 1 << 31, MINIMA, dtype=np.uint64)
 _OFFSETS = _random.integers(0, 1 << 31, MINIMA, dtype=np.uint64)
@@ -77,16 +85,6 @@ class Groups:
     def __init__(self, count: int) -> None:
         self._parent = np.arange(count)
 
-    def find(self, i: int) -> int:
-        while self._parent[i] != i:
-            self._parent[i] = self._parent[self._parent[i]]
-            i = int(self._parent[i])
-        return i
-
-    def join(self, a: int, b: int) -> None:
-        a, b = self.find(a), self.find(b)
-        self._parent[max(a, b)] = min(a, b)
-
     def join_all(self, pairs: np.ndarray) -> None:
         """Join each of (n, 2) pairs: of two groups the larger name goes below the smaller, until all are one."""
         while len(pairs := pairs[self.apart(pairs)]):
@@ -106,35 +104,43 @@ class Groups:
     def names(self) -> np.ndarray:
         """For each position the first of its group, or -1 where it is alone."""
         self._flatten()
-        first = self._parent
-        sizes = np.bincount(first, minlength=len(first))
-        return np.where(sizes[first] > 1, first, -1)
+        return _names(self._parent)
 
 
-def image_groups(digests: np.ndarray, hashes: np.ndarray, looks: np.ndarray) -> np.ndarray:
-    """Groups of equal or nearly equal pictures, by the sha256 of their bytes (n, S32), their `phash` (n, uint64) and
-    their miniatures (n, 256, uint8)."""
-    groups = Groups(len(digests))
+def _names(first: np.ndarray) -> np.ndarray:
+    """The first of each one's group, but -1 for those that are alone."""
+    sizes = np.bincount(first, minlength=len(first))
+    return np.where(sizes[first] > 1, first, -1)
+
+
+def image_groups(digests: np.ndarray, hashes: np.ndarray, looks: Rows) -> np.ndarray:
+    """Groups of equal or nearly equal pictures, by the sha256 of their bytes (n, or as much of it as tells them apart),
+    their `phash` (n, uint64) and their miniatures (n, 256, uint8)."""
     _, different, which = np.unique(digests, return_index=True, return_inverse=True)
-    groups.join_all(np.stack([different[which], np.arange(len(digests))], axis=1))
+    first = different[which]  # of its group, for each picture
+    del digests, which
     different.sort()
-    firsts: dict[int, list[int]] = defaultdict(list)  # cell -> the first pictures of the groups in it
+    firsts = _Cells()
     for start in range(0, len(different), _AT_ONCE):
         part = different[start : start + _AT_ONCE]
-        for i, (own, around) in zip(part.tolist(), _cells(looks[part]), strict=True):
-            candidates = np.array(sorted({one for cell in around for one in firsts.get(cell, ())}), np.int64)
-            near = candidates[np.bitwise_count(hashes[candidates] ^ hashes[i]) <= NEAR_BITS]
-            same = near[_correlation(looks[i], looks[near]) >= NEAR_LOOKS]
-            if len(same):
-                groups.join(int(same[0]), i)
-                continue
-            for cell in own:
-                firsts[cell].append(i)
-    return groups.names()
+        own, aside = _cells(looks[part])
+        copies = _copies(firsts, part, own, aside, hashes, looks)
+        joins = dict(copies[::-1].tolist())  # of several the first
+        left = np.isin(part, copies[:, 0], invert=True)
+        among = _Cells()
+        among.add(part[left], own[left])
+        for one, before in _copies(among, part[left], own[left], aside[left], hashes, looks).tolist():
+            if one not in joins and before not in joins:
+                joins[one] = before
+        first[list(joins)] = list(joins.values())
+        left = np.isin(part, list(joins), invert=True)
+        firsts.add(part[left], own[left])
+    return _names(first[first])
 
 
-def _cells(looks: np.ndarray) -> Iterator[tuple[list[int], list[int]]]:
-    """For each miniature the numbers of its cells, one of each set, and of these and their neighbours within _APART."""
+def _cells(looks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of n miniatures the numbers of its cells, one of each set (n, sets), and the step along each wave to the
+    neighbour that is within _APART, 0 where none is (n, sets, waves)."""
     flat = looks - looks.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(flat, axis=1, keepdims=True)
     at = flat / np.where(lengths > 0, lengths, 1.0) @ _BASIS.T / _WALLS
@@ -142,38 +148,98 @@ def _cells(looks: np.ndarray) -> Iterator[tuple[list[int], list[int]]]:
     cell = (whole.astype(np.int64) * _STEPS).reshape(-1, _SETS, _WAVES).sum(axis=2) + np.arange(_SETS)
     near = _APART / _WALLS
     aside = np.where(at - whole < near, -_STEPS, np.where(whole + 1 - at < near, _STEPS, 0))
-    for own, steps in zip(cell.tolist(), aside.reshape(-1, _SETS, _WAVES).tolist(), strict=True):
-        around = []
-        for first, to_next in zip(own, steps, strict=True):
-            found = [first]
-            for step in filter(None, to_next):
-                found += [one + step for one in found]
-            around += found
-        yield own, around
+    return cell, aside.reshape(-1, _SETS, _WAVES)
 
 
-def _correlation(one: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Of a miniature with each of others; in whole numbers up to the last step, so that it is the same everywhere."""
-    a, b = one.astype(np.int64), others.astype(np.int64)
-    shared = len(a) * (b * a).sum(axis=1) - a.sum() * b.sum(axis=1)
-    spread = len(a) * (b * b).sum(axis=1) - b.sum(axis=1) ** 2
-    own = len(a) * (a * a).sum() - a.sum() ** 2
+class _Cells:
+    """Which pictures lie in a cell: for each set of waves runs of (cell, picture), each sorted. A run that is not much
+    longer than the one behind it is joined with it (a log-structured merge), so there are few of them."""
+
+    def __init__(self) -> None:
+        self._runs: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(_SETS)]
+
+    def add(self, pictures: np.ndarray, own: np.ndarray) -> None:
+        if not len(pictures):
+            return
+        for runs, cells in zip(self._runs, own.T, strict=True):
+            held = pictures.astype(np.uint32)
+            while runs and len(runs[-1][0]) <= _RATIO * len(cells):
+                older = runs.pop()
+                cells, held = np.concatenate([older[0], cells]), np.concatenate([older[1], held])
+            order = np.argsort(cells, kind="stable")
+            runs.append((cells[order], held[order]))
+
+    def around(
+        self, pictures: np.ndarray, own: np.ndarray, aside: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(picture, one that lies in a cell of it or beside it) as two arrays, some at a time."""
+        for runs, looked, steps in zip(self._runs, own.T, aside.transpose(1, 2, 0), strict=True):
+            who = np.arange(len(pictures))
+            for step in steps:  # along one wave
+                beside = np.flatnonzero(step[who])
+                looked = np.concatenate([looked, looked[beside] + step[who[beside]]])
+                who = np.concatenate([who, who[beside]])
+            order = np.argsort(looked)
+            who, looked = pictures[who[order]], looked[order]
+            for cells, held in runs:
+                start = np.searchsorted(cells, looked)
+                hit = np.flatnonzero(cells[np.minimum(start, len(cells) - 1)] == looked)  # few
+                end = np.searchsorted(cells, looked[hit], side="right")
+                yield from _each(who[hit], start[hit], end, held)
+
+
+def _each(
+    who: np.ndarray, start: np.ndarray, end: np.ndarray, held: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each of `who` with all that are `held` from its start to its end."""
+    counts = end - start
+    parts = np.cumsum(counts) // _PAIRS_AT_ONCE
+    for some in np.split(np.arange(len(who)), np.flatnonzero(np.diff(parts)) + 1):
+        behind = np.arange(counts[some].sum()) - np.repeat(np.cumsum(counts[some]) - counts[some], counts[some])
+        yield np.repeat(who[some], counts[some]), held[np.repeat(start[some], counts[some]) + behind].astype(np.int64)
+
+
+def _copies(
+    among: _Cells, pictures: np.ndarray, own: np.ndarray, aside: np.ndarray, hashes: np.ndarray, looks: Rows
+) -> np.ndarray:
+    """(n, 2): a picture, and one before it that it is near to, sorted."""
+    found = [np.zeros((0, 2), np.int64)]
+    for one, other in among.around(pictures, own, aside):
+        near = (other < one) & (np.bitwise_count(hashes[one] ^ hashes[other]) <= NEAR_BITS)
+        found.append(np.stack([one[near], other[near]], axis=1))
+    pairs = np.unique(np.concatenate(found), axis=0)
+    alike = [_correlation(looks[few[:, 0]], looks[few[:, 1]]) for few in _few(pairs)]
+    return np.asarray(pairs[np.concatenate(alike) >= NEAR_LOOKS])
+
+
+def _correlation(ones: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Of each of n miniatures with the other beside it; in whole numbers up to the last step, so that it is the same
+    everywhere."""
+    a, b = ones.astype(np.int64), others.astype(np.int64)
+    shared = _LOOK * (a * b).sum(axis=1) - a.sum(axis=1) * b.sum(axis=1)
+    own, spread = (_LOOK * (one * one).sum(axis=1) - one.sum(axis=1) ** 2 for one in (a, b))
     return np.asarray(shared / np.sqrt(np.maximum(own * spread.astype(np.float64), 1.0)))
 
 
-def caption_groups(minima: np.ndarray, long: np.ndarray) -> np.ndarray:
+def caption_groups(minima: Rows, long: np.ndarray) -> np.ndarray:
     """Groups of nearly equal captions, by their `minhash` (n, 64); those that are not `long` (n, bool) are alone."""
-    groups = Groups(len(minima))
+    groups = Groups(len(long))
     at = np.flatnonzero(long)
-    table = minima[at]
     for start in range(0, MINIMA, _ROWS):
-        band = (table[:, start : start + _ROWS].astype(np.uint64) * _FACTORS[:_ROWS]).sum(axis=1)  # equal bands: equal
-        pairs = _side_by_side(band)
-        for part in np.array_split(pairs, len(pairs) // _AT_ONCE + 1):
-            part = part[groups.apart(at[part])]  # captions of one text are found in each band
-            near = (table[part[:, 0]] == table[part[:, 1]]).mean(axis=1) >= NEAR_CAPTIONS
-            groups.join_all(at[part[near]])
+        bands = (minima[few][:, start : start + _ROWS].astype(np.uint64) for few in _few(at))
+        sums = [(band * _FACTORS[:_ROWS]).sum(axis=1) for band in bands]  # of equal bands they are equal
+        pairs = _side_by_side(np.concatenate(sums))
+        for some in np.array_split(pairs, len(pairs) // _PAIRS_AT_ONCE + 1):
+            some = at[some]
+            some = some[groups.apart(some)]  # captions of one text are found in each band
+            equal = [(minima[few[:, 0]] == minima[few[:, 1]]).mean(axis=1) for few in _few(some)]
+            groups.join_all(some[np.concatenate(equal) >= NEAR_CAPTIONS])
     return groups.names()
+
+
+def _few(rows: np.ndarray) -> list[np.ndarray]:
+    """Parts of them (or one without any), as many as are read at once."""
+    return np.array_split(rows, len(rows) // _ROWS_AT_ONCE + 1)
 
 
 def _side_by_side(keys: np.ndarray) -> np.ndarray:

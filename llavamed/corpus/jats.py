@@ -35,7 +35,7 @@ from llavamed.records import Mention
 
 __all__ = ["Article", "ArticleError", "Figure", "Unresolved", "parse_article"]
 
-_GATHERED = ("fig", "xref", "sub-article", "response", "permissions", "attrib")
+_GATHERED = ("fig", "xref", "sub-article", "response", "permissions", "attrib", "tex-math")
 _THUMBNAIL = re.compile(r"thumb|\b\d{2,3}x\d{2,3}\b", re.IGNORECASE)
 _LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 
@@ -94,6 +94,7 @@ def _article(root: Any) -> Article:
         if node.get("ref-type") not in citations.OTHER_TYPES:
             nodes["&" if node.tag is etree.Entity else name(node)].append(node)
     safe_xml.write_out(nodes["&"])
+    plain_text.write_out_tex(nodes["tex-math"])
     elements, has_sub_articles = nodes["fig"], bool(nodes["sub-article"] or nodes["response"])
     labels = [_label(element) for element in elements]
     found = citations.find(elements, labels, nodes["xref"], has_sub_articles)

@@ -11,6 +11,7 @@ import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 
 XML = (".xml", ".nxml")
@@ -24,59 +25,67 @@ NOT_READ = frozenset(
 
 class Near:
     """The files that an article may name, found without ever making a path from an href: those in its folder, then
-    those in each folder below that is no other article's. Shared by the articles of a folder, light to send away."""
+    those in each folder below that is no other article's. Shared by the articles of a folder, light to send away, and
+    to keep: of a folder it holds one text, with NULs between the names, as there may be millions of folders."""
 
-    def __init__(self, folders: list[list[str]]) -> None:
+    __slots__ = ("_folders",)
+
+    def __init__(self, folders: list[str]) -> None:
         self._folders = folders
-        self._indexes: list[dict[str, list[str]]] | None = None
-
-    def __getstate__(self) -> list[list[str]]:
-        return self._folders
-
-    def __setstate__(self, folders: list[list[str]]) -> None:
-        self.__init__(folders)  # type: ignore[misc]
 
     def folders(self) -> list[str]:
-        return [names[0].rpartition("/")[0] for names in self._folders]
-
-    def _indexed(self) -> list[dict[str, list[str]]]:
-        if self._indexes is None:
-            self._indexes = [by_stem(names) for names in self._folders]
-        return self._indexes
+        return [names.partition("\0")[0].rpartition("/")[0] for names in self._folders]
 
     def beside(self, member: str, suffix: str) -> str | None:
-        candidates = self._indexed()[0].get(folded(PurePosixPath(member).stem), [])
+        candidates = _indexed(self._folders[0]).get(folded(PurePosixPath(member).stem), [])
         return next((name for name in candidates if name.lower().endswith(suffix)), None)
 
     def image(self, href: str) -> str | None:
-        return next(filter(None, (best_image(index, href) for index in self._indexed())), None)
+        return next(filter(None, (best_image(_indexed(names), href) for names in self._folders)), None)
 
     def other(self, href: str) -> str | None:
         """A file of that name which is no image by its extension: a drawing, or what has none."""
-        return next(filter(None, (_no_image(index, href) for index in self._indexed())), None)
+        return next(filter(None, (_no_image(_indexed(names), href) for names in self._folders)), None)
 
 
-def neighbourhoods(names: list[str]) -> dict[str, Near]:
+@lru_cache(maxsize=256)
+def _indexed(names: str) -> dict[str, list[str]]:
+    """Of a folder's text; of the folders in use, as one article comes after the other."""
+    return by_stem(names.split("\0"))
+
+
+def neighbourhoods(names: Iterable[str]) -> dict[str, Near]:
     """For each folder that holds an article: what the articles in it may name."""
     in_folder: dict[str, list[str]] = defaultdict(list)
     with_xml = set()
     for name in names:
-        folder = str(PurePosixPath(name).parent)
+        folder = folder_of(name)
         in_folder[folder].append(name)
         if name.lower().endswith(XML):
             with_xml.add(folder)
     folders = sorted(in_folder)
+    texts = {folder: "\0".join(in_folder.pop(folder)) for folder in folders}
     near = {}
     for folder in with_xml:
-        found = [in_folder[folder]]
+        found = [texts[folder]]
         prefix = "" if folder == "." else f"{folder}/"
         for at in range(bisect_left(folders, prefix), len(folders)):
             if not folders[at].startswith(prefix):
                 break
             if folders[at] not in with_xml:
-                found.append(in_folder[folders[at]])
+                found.append(texts[folders[at]])
         near[folder] = Near(found)
     return near
+
+
+def folder_of(name: str) -> str:
+    """The folder of a file in a listing, "." for the listing's own."""
+    return _plain(name.rpartition("/")[0])
+
+
+@lru_cache(maxsize=256)  # the names of a folder stand together
+def _plain(folder: str) -> str:
+    return str(PurePosixPath(folder))
 
 
 def by_stem(names: Iterable[str]) -> dict[str, list[str]]:

@@ -3,7 +3,7 @@
 Some things keep an element's text from being just the characters in it: what stands inside a paragraph without
 belonging to it (a figure, a table, a footnote) must go, words that only markup keeps apart ("<title>A</title><p>B")
 must not be glued, and white space is typesetting. And where a number is set on the page is part of it: 10<sup>6</sup>
-is 10^6 and not 106, a fraction of 1 and 2 is 1/2 and not 12.
+is 10^6 and not 106, a fraction of 1 and 2 is 1/2 and not 12. A formula that a publisher gives as TeX alone is its TeX.
 
 So the element is walked once and its texts gathered in a list; which of them are a citation's says where it stands.
 Nothing is marked, neither in the text nor in the tree, which stays as it was.
@@ -28,6 +28,8 @@ APART = frozenset(
     {"fig", "fig-group", "table-wrap", "table-wrap-group", "boxed-text", "fn", "supplementary-material", "permissions"}
     | {"object-id", "alt-text", "long-desc", "tex-math", "annotation", "annotation-xml"}
 )
+# In which the same formula may stand in several forms.
+_FORMULAS = frozenset({"alternatives", "inline-formula", "disp-formula"})
 # Elements that end a word, though no white space may stand in the file.
 _BREAKING = frozenset(
     {"p", "title", "subtitle", "list", "list-item", "def-list", "def-item", "def", "term", "sec", "label", "break"}
@@ -58,6 +60,19 @@ def _role(tag: str) -> str:
     if local in _SHAPES:
         return _SHAPES[local]
     return "apart" if local in APART else "breaking" if local in _BREAKING else "xref" if local == "xref" else "inline"
+
+
+def write_out_tex(formulas: Iterable[Any]) -> None:
+    """Make TeX text where a formula has no other form in words, as where a picture stands beside it: a sentence with a
+    hole says something else. Where there is MathML, that is read, and TeX is nothing."""
+    has_words: dict[Any, bool] = {}  # each formula is looked through once
+    for tex in formulas:
+        if (formula := tex.getparent()) not in has_words:
+            forms = formula if name(formula) in _FORMULAS else ()
+            others = (form for form in forms if name(form) not in ("label", "tex-math"))
+            has_words[formula] = any("".join(form.itertext()).strip() for form in others)
+        body = (tex.text or "").rpartition(r"\begin{document}")[2].partition(r"\end{document}")[0]
+        tex.tag, tex.text = "styled-content", None if has_words[formula] else body
 
 
 def text(element: Any, without_xrefs: bool = False) -> str:

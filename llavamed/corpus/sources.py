@@ -35,7 +35,7 @@ from typing import Any, Protocol
 from llavamed.corpus import archives, settled
 from llavamed.corpus.archives import Archive, SourceError
 from llavamed.corpus.folder import File, Folder, Problem, shown, stamps
-from llavamed.corpus.neighbours import IMAGES, NOT_READ, XML, Near, folded, neighbourhoods
+from llavamed.corpus.neighbours import IMAGES, NOT_READ, XML, Near, folded, folder_of, neighbourhoods
 from llavamed.errors import InputError
 
 # Far above any article. Together with what a parser and a decoder make of them they stay below a gigabyte.
@@ -60,7 +60,7 @@ class _Container(Protocol):
     def read(self, name: str, limit: int) -> bytes: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One article on disk. `name` is the XML's stem (in the bucket layout the PMCID with its version);
     `where` says where it was read from, relative to the path given."""
@@ -194,6 +194,8 @@ def scan(path: Path, workers: int = 1) -> Listing:
         root, files = path, Folder(path).list(problems)
     names = [file.name for file in files]
     stamp = _Stamps(root, [file for file in files if _matters(file.name)], workers)
+    packed = [file for file in files if _is_archive(file.name)]
+    del files  # there may be millions, and of the others the names are all that is needed
     found = sorted(_articles(Folder(root), names, "", problems, stamp.of_article), key=lambda source: source.where)
     if path.is_dir() and (fetched := settled.whole(path)) is not None:
         found = _whole(found, fetched, problems)
@@ -202,9 +204,8 @@ def scan(path: Path, workers: int = 1) -> Listing:
             message = f"{shown(name)}: packed in a way that is not read; unpack it, or pack it as zip or tar.gz"
             problems.append(Problem(shown(name), "archive_unknown", message))
     entries: list[Source | Package] = [*_newest(found, problems)]
-    for file in files:
-        if _is_archive(file.name):
-            entries.append(Package(root / file.name, shown(file.name), stamp.of_file(file.name), file.size))
+    for file in packed:
+        entries.append(Package(root / file.name, shown(file.name), stamp.of_file(file.name), file.size))
     entries.sort(key=lambda entry: entry.where)
     if not entries and not problems:
         raise InputError(f"{path}: no article in it; {expected}")
@@ -216,10 +217,11 @@ class _Stamps:
     are all those of its neighbourhood. In a folder that many articles share, one more picture is news to all."""
 
     def __init__(self, root: Path, files: Sequence[File], workers: int) -> None:
-        self._sums: dict[tuple[str, str], Any] = {}  # by folder and stem; the pictures of a folder under ""
+        sums: dict[tuple[str, str], Any] = {}  # by folder and stem; the pictures of a folder under ""
         for file, stamp in zip(files, stamps(root, files, workers), strict=True):
-            total = self._sums.setdefault(self._place(file.name), hashlib.sha256())
+            total = sums.setdefault(self._place(file.name), hashlib.sha256())
             total.update(os.fsencode(file.name) + b"\0" + stamp + b"\0")
+        self._digests = {place: total.digest() for place, total in sums.items()}
         self._pictures: dict[str, bytes] = {}  # by folder: of its whole neighbourhood
 
     @staticmethod
@@ -231,15 +233,12 @@ class _Stamps:
     def of_article(self, member: str, near: Near) -> str:
         folder = member.rpartition("/")[0]
         if folder not in self._pictures:
-            self._pictures[folder] = b"".join(
-                self._sums[one, ""].digest() for one in near.folders() if (one, "") in self._sums
-            )
-        own = self._sums[self._place(member)].digest()
+            self._pictures[folder] = b"".join(self._digests.get((one, ""), b"") for one in near.folders())
+        own = self._digests[self._place(member)]
         return hashlib.sha256(own + self._pictures[folder]).hexdigest()[:16]
 
     def of_file(self, name: str) -> str:
-        digest: str = self._sums[self._place(name)].hexdigest()
-        return digest[:16]
+        return self._digests[self._place(name)].hex()[:16]
 
 
 def _articles(
@@ -250,19 +249,27 @@ def _articles(
     stamp: Callable[[str, Near], str] = lambda member, near: "",
 ) -> Iterator[Source]:
     near = neighbourhoods(names)
-    files = [(member, PurePosixPath(member)) for member in names if _is_xml(member)]
-    complete = {at.parent for _, at in files if at.stem == at.parent.name}
-    strays: dict[PurePosixPath, list[str]] = defaultdict(list)  # bucket folder without its article -> its XML files
-    for member, at in files:
-        if _BUCKET_FOLDER.fullmatch(at.parent.name) is None or at.stem == at.parent.name:
-            beside = near[str(at.parent)]
+    files = [member for member in names if _is_xml(member)]
+    complete = {folder_of(member) for member in files if _in_own_folder(member)}
+    strays: dict[str, list[str]] = defaultdict(list)  # bucket folder without its article -> its XML files
+    for member in files:
+        folder, at = folder_of(member), PurePosixPath(member)
+        if _BUCKET_FOLDER.fullmatch(at.parent.name) is None or _in_own_folder(member):
+            beside = near[folder]
             yield Source(shown(at.stem), shown(prefix + member), container, member, beside, stamp(member, beside))
-        elif at.parent not in complete:  # else a supplementary file of that article
-            strays[at.parent].append(at.name)
+        elif folder not in complete:  # else a supplementary file of that article
+            strays[folder].append(at.name)
     for folder, found in strays.items():
+        name = folder.rpartition("/")[2]
         where = shown(f"{prefix}{folder}")
-        message = f"{where}: no {folder.name}.xml, only {shown(', '.join(found))}; give the article the folder's name"
+        message = f"{where}: no {name}.xml, only {shown(', '.join(found))}; give the article the folder's name"
         problems.append(Problem(where, "bucket_without_article", message))
+
+
+def _in_own_folder(member: str) -> bool:
+    """An article in a folder of its name, as in the bucket."""
+    at = PurePosixPath(member)
+    return at.stem == at.parent.name
 
 
 def _newest(sources: list[Source], problems: list[Problem]) -> list[Source]:

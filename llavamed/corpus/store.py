@@ -13,7 +13,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +26,7 @@ from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus import duplicates
+from llavamed.corpus.columns import Column
 from llavamed.corpus.output import Output
 from llavamed.corpus.places import SCHEMA as PLACE
 from llavamed.corpus.places import Places
@@ -47,6 +50,7 @@ GROUPS = ("image_group", "caption_group")  # "" for a pair that is alone
 _SCHEMA = pa.schema([*PLACE, *FIELDS, *((name, pa.string()) for name in GROUPS)])
 MINHASH, LOOK = "minhash", "look"  # by which the groups are found: of the caption, and of the picture
 _LOOK_BYTES = lookalike.MINIATURE**2
+_DIGEST_BYTES = 16  # of a sha256; among 10^12 pictures two different ones would agree in them once in 10^14 times
 _UNIT_SCHEMA = pa.schema([*PLACE, *FIELDS, (MINHASH, pa.list_(pa.uint32())), (LOOK, pa.binary(_LOOK_BYTES))])
 
 
@@ -162,37 +166,51 @@ def read_keys(part: bytes) -> list[str]:
 def merge_indexes(parts: Iterable[Callable[[], bytes]], out: Path) -> dict[str, int]:
     """Join the units' indexes into one, with the groups of pairs that say the same; returns how many there are.
 
-    Two passes: the first keeps a key, two hashes, a miniature and a caption's minima of each pair, the second
-    copies the rows.
+    Two passes: the first finds the groups, the second copies the rows. A group's name is the key of its first pair,
+    which is met before the others.
     """
     parts = list(parts)
-    keys, digests = pa.chunked_array([], pa.string()), [np.zeros(0, "S32")]
-    hashes, minima, long = [np.zeros(0, np.uint64)], [np.zeros((0, duplicates.MINIMA), np.uint32)], [np.zeros(0, bool)]
-    looks = [np.zeros((0, _LOOK_BYTES), np.uint8)]
-    for part in parts:
-        table = _table(part(), ["key", "sha256", "phash", MINHASH, LOOK])
-        keys = pa.chunked_array(keys.chunks + table["key"].chunks, pa.string())
-        digests.append(np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), "S32"))
-        hashes.append(np.array([int(h, 16) for h in table["phash"].to_pylist()], np.uint64))
-        looks.append(np.frombuffer(b"".join(table[LOOK].to_pylist()), np.uint8).reshape(-1, _LOOK_BYTES))
-        said = table[MINHASH].combine_chunks()
-        long.append(said.is_valid().to_numpy(zero_copy_only=False))
-        minima.append(np.zeros((len(table), duplicates.MINIMA), np.uint32))
-        minima[-1][long[-1]] = said.flatten().to_numpy().reshape(-1, duplicates.MINIMA)
-    groups = (
-        duplicates.image_groups(np.concatenate(digests), np.concatenate(hashes), np.concatenate(looks)),
-        duplicates.caption_groups(np.concatenate(minima), np.concatenate(long)),
-    )
+    groups = _groups(parts, out.parent)
+    names: list[dict[int, str]] = [{}, {}]  # of the groups so far
     start = 0
     with pq.ParquetWriter(out, _SCHEMA, compression="zstd") as writer:
         for part in parts:
             table = _table(part()).drop_columns([MINHASH, LOOK])
-            for column, found in zip(GROUPS, groups, strict=True):
-                names = [keys[int(g)].as_py() if g >= 0 else "" for g in found[start : start + len(table)]]
-                table = table.append_column(column, pa.array(names, pa.string()))
+            keys = table["key"]
+            for column, known, found in zip(GROUPS, names, groups, strict=True):
+                own = found[start : start + len(table)]
+                known |= {int(g): keys[int(g) - start].as_py() for g in own[own == np.arange(len(own)) + start]}
+                table = table.append_column(column, pa.array([known.get(int(g), "") for g in own], pa.string()))
             writer.write_table(table.cast(_SCHEMA))
             start += len(table)
-    return {name: len(set(found[found >= 0].tolist())) for name, found in zip(GROUPS, groups, strict=True)}
+    return {column: len(known) for column, known in zip(GROUPS, names, strict=True)}
+
+
+def _groups(parts: Iterable[Callable[[], bytes]], place: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Of the images and of the captions, see `duplicates`. What they are found by stands on disk meanwhile: a few
+    numbers a pair in memory are much, where there are ten million pairs."""
+    with tempfile.TemporaryDirectory(dir=place) as folder, ExitStack() as files:
+
+        def column(name: str, kind: Any, width: int) -> Column:
+            return files.enter_context(closing(Column(Path(folder) / name, kind, width)))
+
+        digests, hashes = column("digests", np.uint8, _DIGEST_BYTES), column("hashes", np.uint64, 1)
+        looks, minima = column("looks", np.uint8, _LOOK_BYTES), column("minima", np.uint32, duplicates.MINIMA)
+        long = column("long", np.bool_, 1)
+        for part in parts:
+            table = _table(part(), ["sha256", "phash", MINHASH, LOOK])
+            sha256 = np.frombuffer(bytes.fromhex("".join(table["sha256"].to_pylist())), np.uint8).reshape(-1, 32)
+            digests.append(sha256[:, :_DIGEST_BYTES])
+            hashes.append(np.array([[int(h, 16)] for h in table["phash"].to_pylist()], np.uint64).reshape(-1, 1))
+            looks.append(np.frombuffer(b"".join(table[LOOK].to_pylist()), np.uint8).reshape(-1, _LOOK_BYTES))
+            said = table[MINHASH].combine_chunks()
+            is_long = said.is_valid().to_numpy(zero_copy_only=False)
+            rows = np.zeros((len(table), duplicates.MINIMA), np.uint32)
+            rows[is_long] = said.flatten().to_numpy().reshape(-1, duplicates.MINIMA)
+            minima.append(rows)
+            long.append(is_long[:, None])
+        images = duplicates.image_groups(digests[:].view(f"S{_DIGEST_BYTES}").ravel(), hashes[:].ravel(), looks)
+        return images, duplicates.caption_groups(minima, long[:].ravel())
 
 
 def read_manifest(out: Output) -> dict[str, Any]:

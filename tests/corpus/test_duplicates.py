@@ -6,6 +6,9 @@ import hashlib
 import io
 import random
 import sys
+import time
+import tracemalloc
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -14,6 +17,7 @@ import pytest
 from PIL import Image
 
 from llavamed.corpus import duplicates
+from llavamed.corpus.columns import Column
 from llavamed.corpus.duplicates import LEAST_WORDS, MINIMA, NEAR_BITS, NEAR_LOOKS, image_groups, minhash
 from llavamed.imaging.decode import Glance, glance
 from llavamed.imaging.lookalike import miniature, phash
@@ -60,9 +64,13 @@ def test_plots_of_one_layout_are_compared_with_few_others(monkeypatch: pytest.Mo
     assert sum(compared) < 0.1 * 150 * 149 / 2
 
 
+@pytest.mark.parametrize("at_once", [1, 7, 512])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_picture_joins_the_first_group_whose_first_it_is_near_to(seed: int) -> None:
-    """Against a comparison with every group's first."""
+def test_a_picture_joins_the_first_group_whose_first_it_is_near_to(
+    seed: int, at_once: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Against a comparison with every group's first, and however many are looked at together."""
+    monkeypatch.setattr(duplicates, "_AT_ONCE", at_once)
     rng = np.random.default_rng(seed)
     looks = rng.integers(0, 256, (40, 256))
     copies = looks[rng.integers(0, 40, 100)] + rng.normal(0, rng.choice([2, 5, 15], (100, 1)), (100, 256))
@@ -76,8 +84,56 @@ def test_a_picture_joins_the_first_group_whose_first_it_is_near_to(seed: int) ->
         ]
         expected.append(near[0] if near else i)
         firsts += [] if near else [i]
-    found = image_groups(np.arange(140), hashes, looks).tolist()
-    assert found == [one if expected.count(one) > 1 else -1 for one in expected]
+    named = [one if expected.count(one) > 1 else -1 for one in expected]
+    assert image_groups(np.arange(140), hashes, looks).tolist() == named
+    monkeypatch.setattr(duplicates, "_ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 5)
+    assert image_groups(np.arange(140), hashes, on_disk(looks, tmp_path)).tolist() == named
+
+
+def on_disk(rows: np.ndarray, folder: Path) -> Column:
+    column = Column(folder / "rows", rows.dtype, rows.shape[1])
+    column.append(rows[:5])
+    column.append(rows[5:])
+    return column
+
+
+def test_of_each_picture_and_caption_about_a_hundred_bytes_are_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of pictures that all differ: each is the first of its group, in which others are looked for."""
+    monkeypatch.setattr(duplicates, "_AT_ONCE", 128)
+    monkeypatch.setattr(duplicates, "_ROWS_AT_ONCE", 128)
+    rng, count = np.random.default_rng(0), 6_000
+    smooth = Image.fromarray(rng.integers(0, 256, (6 * count, 6)).astype(np.uint8)).resize((16, 6 * count))
+    rows = np.asarray(smooth).reshape(count, 6, 16).repeat([3, 3, 2, 2, 3, 3], axis=1).reshape(count, 256)
+    looks = on_disk(rows, tmp_path)
+    hashes, digests = rng.integers(0, 1 << 63, count, np.uint64), rng.integers(0, 1 << 63, count)
+    minima = rng.integers(0, 1 << 32, (count, MINIMA), np.uint32)
+    (tmp_path / "captions").mkdir()
+    said = on_disk(minima, tmp_path / "captions")
+
+    def bytes_a_pair(find: Callable[[int], np.ndarray]) -> float:
+        find(10)  # whatever is made once
+        peaks = []
+        for n in (count // 2, count):
+            tracemalloc.start()
+            assert set(find(n).tolist()) == {-1}
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        return (peaks[1] - peaks[0]) / (count // 2)
+
+    assert bytes_a_pair(lambda n: image_groups(digests[:n], hashes[:n], looks)) < 200
+    assert bytes_a_pair(lambda n: duplicates.caption_groups(said, np.ones(n, bool))) < 100
+
+
+def test_very_many_copies_in_a_row_are_compared_with_few_each() -> None:
+    look = np.random.default_rng(0).integers(0, 256, 256).astype(np.uint8)
+    looks = np.tile(look, (3_000, 1))
+    looks[:, 0] = np.arange(3_000) % 7
+    began = time.process_time()
+    assert set(image_groups(np.arange(3_000), np.zeros(3_000, np.uint64), looks).tolist()) == {0}
+    assert time.process_time() - began < 10
 
 
 def test_equal_bytes_are_a_group_whatever_they_look_like() -> None:

@@ -80,6 +80,43 @@ def test_text_of_a_caption_survives_any_nesting_but_not_comments_and_tex() -> No
     assert found.figures[0].caption.replace(" ", "") == "x2ayz"
 
 
+TEX = r"\documentclass{minimal} \usepackage{amsmath} \begin{document}$$\alpha = 0.4$$\end{document}"
+MATH = "<mml:math xmlns:mml='m'><mml:mi>α</mml:mi><mml:mo>=</mml:mo><mml:mn>0.4</mml:mn></mml:math>"
+
+
+@pytest.mark.parametrize(
+    ("forms", "plain"),
+    [
+        (r"<inline-graphic xlink:href='eq1.gif'/><tex-math><![CDATA[$\alpha = 0.4$]]></tex-math>", r"$\alpha = 0.4$"),
+        (f"<tex-math>{TEX}</tex-math><inline-graphic xlink:href='eq1.gif'/>", r"$$\alpha = 0.4$$"),
+        (f"<tex-math>{TEX}</tex-math>{MATH}", "α=0.4"),
+        (f"{MATH}<tex-math>{TEX}</tex-math>", "α=0.4"),
+    ],
+)
+def test_a_formula_is_its_tex_only_where_it_has_no_other_words(forms: str, plain: str) -> None:
+    for formula in (f"<alternatives>{forms}</alternatives>", forms):
+        said = f"Lift with <inline-formula>{formula}</inline-formula>."
+        found = article(f"<p>{said} See {xref(1)}.</p>{fig(1, said)}")
+        assert found.figures[0].caption == f"Lift with {plain}."
+        assert found.figures[0].mentions[0].paragraph == f"Lift with {plain}. See Figure 1."
+
+
+def test_tex_in_a_sentence_is_text_whatever_stands_beside_it() -> None:
+    found = article("<fig><caption><p><italic>Lift</italic> with <tex-math>$k$</tex-math>.</p></caption></fig>")
+    assert found.figures[0].caption == "Lift with $k$."
+
+
+def test_very_many_forms_of_one_formula_are_looked_through_once() -> None:
+    began = time.process_time()
+    article(f"<p><alternatives>{'<tex-math>x</tex-math>' * 50_000}</alternatives></p>")
+    assert time.process_time() - began < 2.5  # a minute and more if each looks at all
+
+
+def test_a_formula_with_a_number_is_its_tex_too() -> None:
+    found = article(f"<fig><p>By <disp-formula><label>(1)</label><tex-math>{TEX}</tex-math></disp-formula></p></fig>")
+    assert found.figures[0].caption == r"By (1) $$\alpha = 0.4$$"
+
+
 @pytest.mark.parametrize(
     ("text", "plain"),
     [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 import unicodedata
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from llavamed.corpus import sources
+from llavamed.corpus import neighbours, sources
 from llavamed.corpus.archives import SourceError
 from llavamed.corpus.sources import Listing, Package, Problem, Source, scan
 from llavamed.errors import InputError
@@ -280,6 +281,26 @@ def test_only_folders_below_are_near_and_not_those_whose_names_begin_alike(tmp_p
 def test_a_folder_without_articles_says_what_was_expected(tmp_path: Path, files: dict[str, bytes]) -> None:
     with pytest.raises(InputError, match=r"no article in it; expected a folder of JATS articles"):
         scan(put(tmp_path, files))
+
+
+def test_a_listing_keeps_less_than_a_kilobyte_an_article(tmp_path: Path) -> None:
+    """Of articles with seven files each, also in a mirror, which looks for the metadata of all."""
+    names = [f"PMC{1_000_000 + number}.1" for number in range(400)]
+    for name in names:
+        put(tmp_path / name, {f"{name}.xml": b"<article/>", f"{name}.json": b"{}"})
+        for figure in range(5):
+            (tmp_path / name / f"journal.{name}.g00{figure}.jpg").touch()
+    rows = "".join(json.dumps({"article": name, "state": "fetched"}) + "\n" for name in names)
+    put(tmp_path, {"articles.jsonl": rows.encode(), "unfinished.json": b'{"stage": "fetch"}'})
+    scan(tmp_path)  # whatever is made once
+    tracemalloc.start()
+    listing = scan(tmp_path)
+    neighbours._indexed.cache_clear()  # of the last 256 folders
+    taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, "*pathlib*")])
+    tracemalloc.stop()
+    assert len(listing.entries) == 400
+    assert not listing.problems
+    assert sum(trace.size for trace in taken.traces) < 1000 * 400
 
 
 def test_a_missing_path_and_a_wrong_file_are_input_errors(tmp_path: Path) -> None:
