@@ -4,13 +4,17 @@ The paper chose its pairs by words of the caption (Li et al. 2023, section 3). E
 of words with a weight (`domain_words.yaml`); the caption votes fully, all the sentences that cite the figure together
 half, the title of the article a quarter, since an article on MRI also shows its histology. The score is
 the winner's share of all votes, so 1.0 is "nothing spoke for another domain". Words of weight 1
-("specimen", "stained") only support: a map of where specimens were found is no gross photograph.
+("specimen", "stained") only support: a map of where specimens were found is no gross photograph. Words of a
+weight below 0 speak against one domain alone: what is operated on through a port is not seen by the naked eye.
+
+Gross pathology is hardest, since captions of all kinds tell of operations. Only what a caption begins with
+counts for it (`_BEGINNING`): "Intraoperative photograph of ..." is one, "... as the operation showed" is a report.
 
 Charts and drawings speak of images too ("ROC curve of the CT score"); they are flagged apart by their
 own table, and what the text says of them is no picture. Of two domains named as strongly, the one that
 the caption names first wins: "histology slice, for comparison with MRI".
 
-To try some 450 patterns at every letter is slow. `_read` goes through a text once and tries, where a word starts,
+To try some 400 patterns at every letter is slow. `_read` goes through a text once and tries, where a word starts,
 only those a match of which may begin with the letters there; the beginnings are told from the parsed patterns, so
 a new word in the table needs no more than its line.
 
@@ -97,6 +101,7 @@ def _load() -> tuple[dict[str, list[_Filed]], list[tuple[set[str], _Filed]]]:
 _INDEX, _HEADLESS = _load()
 _SIZES = sorted({len(head) for head in _INDEX})
 _WORD_START = re.compile(r"(?<!\w)\S")
+_ABBREVIATIONS = re.compile(r"\babbreviations? ?:", re.IGNORECASE)
 _FIRST_SENTENCE = re.compile(r"(?<=[.:]) ")
 
 
@@ -118,6 +123,7 @@ def _read(text: str) -> dict[_Kind, int]:
 
 _SUPPORTING = 1.0  # the weight of words that name no domain on their own
 _CHART = 3.5
+_BEGINNING = 60  # letters of the caption; an operation named later is a report on a picture of another kind
 _LEAST_VOTES = 0.75  # what half of the sentences that cite a figure give, or the title alone: words in passing
 _CAPTION_WEIGHT, _MENTION_WEIGHT, _TITLE_WEIGHT = 1.0, 0.5, 0.25
 
@@ -134,7 +140,7 @@ class Verdict:
 def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") -> Verdict:
     """The domain that a figure's words speak for, one of `records.DOMAINS`."""
     sentences = list(dict.fromkeys(mention.sentence for mention in mentions))
-    caption = caption.translate(_OTHER_HYPHENS)
+    caption = _ABBREVIATIONS.split(caption.translate(_OTHER_HYPHENS), maxsplit=1)[0]
     read = _read(caption)
     is_plot = _is_plot(read)
     texts = [(read, _CAPTION_WEIGHT)]
@@ -146,9 +152,7 @@ def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") ->
     votes = dict.fromkeys(DOMAINS, 0.0)
     named = {"other"}
     for found, weight in texts:
-        for name in votes:
-            # the strongest word of each text counts, once: repeating "CT" five times is no more CT
-            strongest = max((w for kind, w in found if kind == name), default=0.0)
+        for name, strongest in _strongest(found, _BEGINNING if found is read else None).items():
             votes[name] += weight * strongest
             if strongest > _SUPPORTING:
                 named.add(name)
@@ -164,6 +168,22 @@ def classify(caption: str, mentions: Iterable[Mention] = (), title: str = "") ->
         score=round(votes[best] / total, 4) if total else 0.0,
         is_plot=is_plot,
     )
+
+
+def _strongest(found: dict[_Kind, int], beginning: int | None) -> dict[str, float]:
+    """What a text says of each domain: its strongest word, once, less what speaks against it."""
+    best: dict[str, float] = {}  # repeating "CT" five times is no more CT
+    against: dict[str, float] = {}
+    for (name, weight), start in found.items():
+        if name not in DOMAINS:
+            continue
+        if name == "gross" and beginning is not None and start >= beginning:
+            weight = min(weight, _SUPPORTING)
+        if weight < 0:
+            against[name] = min(weight, against.get(name, 0.0))
+        else:
+            best[name] = max(weight, best.get(name, 0.0))
+    return {name: max(0.0, weight + against.get(name, 0.0)) for name, weight in best.items()}
 
 
 def _first(name: str, read: dict[_Kind, int], caption: str) -> int:
