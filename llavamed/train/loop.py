@@ -52,8 +52,7 @@ from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.features import Features, fit
 from llavamed.train.forward import Batch, PackLoss, with_image
-from llavamed.train.lanes import Lanes
-from llavamed.train.lanes import count as lanes_for
+from llavamed.train.lanes import Lanes, lanes_for
 from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
@@ -105,7 +104,7 @@ def run_stage(
         examples, held_out = hold_out(examples, train.validation.held_out, seed)
         look = Look(held_out, pixels, train.validation, score)
     alone_on_cpu = ranks.world == 1 and ranks.device.type == "cpu"
-    lanes = Lanes(lanes_for(examples.lengths, stage, train) if alone_on_cpu else 1)
+    lanes = Lanes(lanes_for(assembled.model.config, examples.lengths, stage, train) if alone_on_cpu else 1)
     schedule = Schedule(
         examples.lengths, stage.batch_size, train.tokens_per_pack, seed, stage.epochs, ranks.world, lanes.count
     )

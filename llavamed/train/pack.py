@@ -11,8 +11,8 @@ emptiest so far (Graham's longest-processing-time rule, 1969). For LLaVA-Med's l
 128 the packs of a step are, on average, over 99 % as full as the fullest.
 
 Several ranks share a step: then it has a multiple of `ranks` packs, and rank r takes every `ranks`-th from r on. As
-the packs are balanced so is the work. Where a step has fewer examples than ranks, some packs are empty. The same goes
-for the lanes in which one process works on several packs at once (`lanes.py`), but none of theirs is empty.
+the packs are balanced so is the work. Where a step has fewer examples than ranks, some packs are empty. In the
+same way a step has a multiple of `lanes` packs (`lanes.py`), or one for each example where it has fewer; none is empty.
 
 The plan depends on its arguments alone, so a run is resumed with nothing but the number of steps done.
 """
