@@ -35,6 +35,7 @@ def command(world: Path, out: Path, minutes_apart: float, in_background: bool = 
         "train.instruct.data": world / "instruct" / "instruct.jsonl",
         "train.instruct.images": world / "corpus",
         "train.instruct.epochs": EPOCHS,
+        "train.tokens_per_pack": 512,  # several a step, side by side
         "train.checkpoint_minutes": minutes_apart,
         "train.checkpoint_in_background": in_background,
     }

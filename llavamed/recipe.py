@@ -160,7 +160,7 @@ class TrainSection(_Section):
     instruct: StageSection | None = None
     finetune: StageSection | None = None
     max_tokens: int = Field(default=2048, gt=0)  # longest example, image tokens included
-    tokens_per_pack: int = Field(default=8192, gt=0)  # tokens in one forward pass
+    tokens_per_pack: int = Field(default=8192, gt=0)  # tokens in one forward pass, of which a CPU may have several
     clip_grad_norm: float = Field(default=1.0, gt=0)
     adam_betas: tuple[float, float] = (0.9, 0.999)
     checkpoint_minutes: float = Field(default=10.0, gt=0)

@@ -52,6 +52,7 @@ from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.features import Features, fit
 from llavamed.train.forward import Batch, PackLoss, with_image
+from llavamed.train.lanes import Lanes, lanes_for
 from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
 from llavamed.train.pack import Schedule, Step
@@ -102,8 +103,12 @@ def run_stage(
     if train.validation.every:
         examples, held_out = hold_out(examples, train.validation.held_out, seed)
         look = Look(held_out, pixels, train.validation, score)
-    schedule = Schedule(examples.lengths, stage.batch_size, train.tokens_per_pack, seed, stage.epochs, ranks.world)
-    run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule, ranks, look)
+    alone_on_cpu = ranks.world == 1 and ranks.device.type == "cpu"
+    lanes = Lanes(lanes_for(assembled.model.config, examples.lengths, stage, train) if alone_on_cpu else 1)
+    schedule = Schedule(
+        examples.lengths, stage.batch_size, train.tokens_per_pack, seed, stage.epochs, ranks.world, lanes.count
+    )
+    run = _Run(assembled, name, stage, train, out, seed, made_from.fingerprint, examples, schedule, ranks, lanes, look)
     done = run.resume_or_begin(resume)
     model, token_id = assembled.model, assembled.model.config.image_token_id
     shown = Features(model, examples, pixels) if run.sees_again() and fit(model, examples) else pixels
@@ -120,6 +125,7 @@ def run_stage(
         run.log() as log,
         trackers,
         run.saver,
+        lanes,
     ):
         for number, (step, packs) in enumerate(source, done):
             row = run.step(number, step, packs)
@@ -163,11 +169,12 @@ class _Run:
         examples: Examples,
         schedule: Schedule,
         ranks: Ranks,
+        lanes: Lanes,
         look: Look | None,
     ) -> None:
         self.assembled, self.name, self.stage, self.train, self.out = assembled, name, stage, train, out
         self.seed, self.fingerprint, self.examples, self.schedule = seed, fingerprint, examples, schedule
-        self.ranks, self.device, self.look = ranks, ranks.device, look
+        self.ranks, self.device, self.lanes, self.look = ranks, ranks.device, lanes, look
         self.autocast = train.dtype == "bfloat16"
         model: Any = assembled.model
         self.folder_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
@@ -318,16 +325,7 @@ class _Run:
         torch.manual_seed(int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0]))
         rates = set_rates(self.optimizer, rate_factor(number, self.schedule.total, self.stage))
         self.optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for turn, future in enumerate(packs, 1):
-            where = f"pack {turn} of {len(packs)} of step {number + 1}"
-            self.ranks.doing(f"waiting for the data of {where}")
-            batch = future.result()
-            self.ranks.doing(f"in {where}")
-            loss = self.pack_loss(batch)
-            if loss.requires_grad:  # in `align` a pack without images teaches the projector nothing
-                (loss * self.ranks.world).backward()
-            losses.append(loss.detach())
+        losses = self._by_turns(number, packs) if self.lanes.count == 1 else self._in_lanes(packs)
         for parameter in self.trained:
             if parameter.grad is None:  # no pack reached it: a zero gradient, as with several ranks, and not no update
                 parameter.grad = torch.zeros_like(parameter)
@@ -338,6 +336,37 @@ class _Run:
         self.optimizer.step()
         row = {"step": number + 1, "loss": step_loss, "grad_norm": grad_norm, "learning_rates": rates}
         return row | self.meter.measure(number + 1, step, time.perf_counter() - began)
+
+    def _by_turns(self, number: int, packs: list[Future[Batch]]) -> list[torch.Tensor]:
+        """The loss of each pack; leaves the sum of their gradients in the parameters."""
+        losses = []
+        for turn, future in enumerate(packs, 1):
+            where = f"pack {turn} of {len(packs)} of step {number + 1}"
+            self.ranks.doing(f"waiting for the data of {where}")
+            batch = future.result()
+            self.ranks.doing(f"in {where}")
+            loss = self.pack_loss(batch)
+            if loss.requires_grad:  # in `align` a pack without images teaches the projector nothing
+                (loss * self.ranks.world).backward()
+            losses.append(loss.detach())
+        return losses
+
+    def _in_lanes(self, packs: list[Future[Batch]]) -> list[torch.Tensor]:
+        """The same, several packs at a time."""
+
+        def differentiate(future: Future[Batch]) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
+            loss = self.pack_loss(future.result())
+            if not loss.requires_grad:
+                return loss, (None,) * len(self.trained)
+            return loss.detach(), torch.autograd.grad(loss, self.trained, allow_unused=True)
+
+        losses = []
+        for loss, gradients in self.lanes.map(differentiate, packs):
+            losses.append(loss)
+            for parameter, gradient in zip(self.trained, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return losses
 
     def finish(self, made_from: Manifest) -> Manifest:
         best = self._back_to_best()

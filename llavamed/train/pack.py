@@ -11,7 +11,8 @@ emptiest so far (Graham's longest-processing-time rule, 1969). For LLaVA-Med's l
 128 the packs of a step are, on average, over 99 % as full as the fullest.
 
 Several ranks share a step: then it has a multiple of `ranks` packs, and rank r takes every `ranks`-th from r on. As
-the packs are balanced so is the work. Where a step has fewer examples than ranks, some packs are empty.
+the packs are balanced so is the work. Where a step has fewer examples than ranks, some packs are empty. In the
+same way a step has a multiple of `lanes` packs (`lanes.py`), or one for each example where it has fewer; none is empty.
 
 The plan depends on its arguments alone, so a run is resumed with nothing but the number of steps done.
 """
@@ -30,7 +31,13 @@ Step = tuple[Pack, ...]  # one optimizer update
 
 
 def plan_epoch(
-    lengths: NDArray[np.integer], batch_size: int, tokens_per_pack: int, seed: int, epoch: int, ranks: int = 1
+    lengths: NDArray[np.integer],
+    batch_size: int,
+    tokens_per_pack: int,
+    seed: int,
+    epoch: int,
+    ranks: int = 1,
+    lanes: int = 1,
 ) -> list[Step]:
     """Every example once, in the shuffled order of this seed and epoch.
 
@@ -41,17 +48,21 @@ def plan_epoch(
     assert tokens_per_pack > 0
     order = np.random.default_rng([seed, epoch]).permutation(len(lengths))
     return [
-        split(order[start : start + batch_size], lengths, tokens_per_pack, ranks)
+        split(order[start : start + batch_size], lengths, tokens_per_pack, ranks, lanes)
         for start in range(0, len(order), batch_size)
     ]
 
 
-def split(batch: NDArray[np.integer], lengths: NDArray[np.integer], tokens_per_pack: int, ranks: int = 1) -> Step:
-    """One batch as the fewest balanced packs of at most `tokens_per_pack` tokens, in a multiple of `ranks`."""
+def split(
+    batch: NDArray[np.integer], lengths: NDArray[np.integer], tokens_per_pack: int, ranks: int = 1, lanes: int = 1
+) -> Step:
+    """One batch as the fewest balanced packs of at most `tokens_per_pack` tokens, in a multiple of `ranks` and of
+    `lanes`."""
+    multiple = ranks * lanes
     longest_first = sorted(batch.tolist(), key=lambda index: (-int(lengths[index]), index))
     count = math.ceil(int(lengths[batch].sum()) / tokens_per_pack)
     while True:
-        count = ranks * max(1, math.ceil(count / ranks))
+        count = multiple * max(1, math.ceil(count / multiple))
         packs = _balance(longest_first, lengths, count)
         # the rule is greedy: it may miss a split that exists, and then one more pack is the price
         if count >= len(batch) or all(int(lengths[list(p)].sum()) <= tokens_per_pack for p in packs):
@@ -82,6 +93,7 @@ class Schedule:
     seed: int
     epochs: float
     ranks: int = 1
+    lanes: int = 1
     _epoch: int = field(default=-1, init=False)
     _steps: list[Step] = field(default_factory=list, init=False)
 
@@ -99,7 +111,9 @@ class Schedule:
         assert 0 <= step < self.total, step
         epoch, within = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
-            self._steps = plan_epoch(self.lengths, self.batch_size, self.tokens_per_pack, self.seed, epoch, self.ranks)
+            self._steps = plan_epoch(
+                self.lengths, self.batch_size, self.tokens_per_pack, self.seed, epoch, self.ranks, self.lanes
+            )
             self._epoch = epoch
         return self._steps[within]
 

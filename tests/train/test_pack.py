@@ -50,6 +50,19 @@ def test_packs_of_a_step_are_balanced_to_within_the_longest_example(planned: tup
         assert max(sums) - min(sums) <= lengths.max()
 
 
+@pytest.mark.parametrize("lanes", [2, 3])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_lanes_have_as_many_packs_each_and_none_is_empty(case: tuple[int, ...], lanes: int) -> None:
+    count, batch_size, tokens, low, high = case
+    lengths = np.random.default_rng(0).integers(low, high, count)
+    steps = plan_epoch(lengths, batch_size, tokens, seed=0, epoch=0, lanes=lanes)
+    assert sorted(i for step in steps for pack in step for i in pack) == list(range(count))
+    for step in steps:
+        assert all(step)
+        assert len(step) % lanes == 0 or len(step) == sum(map(len, step))  # or an example a pack
+        assert all(len(pack) == 1 or lengths[list(pack)].sum() <= tokens for pack in step)
+
+
 def test_real_lengths_fill_nearly_all_of_the_fewest_packs() -> None:
     lengths = np.clip(np.random.default_rng(0).lognormal(5, 0.5, 12_800).astype(int), 40, 2000) + 576
     steps = plan_epoch(lengths, 128, 32_768, seed=0, epoch=0)
