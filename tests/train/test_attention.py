@@ -7,10 +7,16 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from llavamed.model.parts import Assembled
+from llavamed.train import attention
 from llavamed.train.attention import NAME, packed, packed_attention
 from llavamed.train.forward import collate, hidden_states
 
 LENGTHS = [7, 1, 19, 12]
+
+
+@pytest.fixture(autouse=True, params=[3, 128], ids=["several blocks", "one block"])
+def queries_at_a_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_QUERIES", request.param)
 
 
 def _documents(vocabulary: int, seed: int = 0) -> list[torch.Tensor]:

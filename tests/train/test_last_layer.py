@@ -18,6 +18,7 @@ from transformers import (
     Qwen3Model,
 )
 
+from llavamed.train import attention
 from llavamed.train.attention import NAME
 from llavamed.train.last_layer import is_trimmed, trim
 
@@ -45,7 +46,11 @@ def _run(model: Any, **more: Any) -> torch.Tensor:
 
 @pytest.mark.parametrize("at", [[5, 6, 20, 21, 25, 38], [0, 5, 38], list(range(39))])
 @pytest.mark.parametrize(("config", "kind"), KNOWN)
-def test_states_and_gradients_are_those_of_the_whole_layer(config: Any, kind: Any, at: Any) -> None:
+@pytest.mark.parametrize("queries", [3, 128], ids=["several blocks", "one block"])
+def test_states_and_gradients_are_those_of_the_whole_layer(
+    config: Any, kind: Any, at: Any, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "_QUERIES", queries)
     """Also of a document in which nothing is read, and in which all is."""
     torch.manual_seed(0)
     model = kind(config(**SHAPE))
