@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import Any
 
@@ -72,9 +73,13 @@ def image_side(image_processor: Any) -> int:
 def plain(processor: Any, text: str) -> str:
     """`text` with every control string made harmless by a space after its first character."""
     added = processor.tokenizer.added_tokens_decoder.values()
-    marks = {*_TEMPLATE_MARKS, *(token.content for token in added if token.special)}
-    pattern = re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)))
-    return pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+    marks = frozenset({*_TEMPLATE_MARKS, *(token.content for token in added if token.special)})
+    return _any_of(marks).sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+@lru_cache(maxsize=16)
+def _any_of(marks: frozenset[str]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(mark) for mark in sorted(marks, key=len, reverse=True)))
 
 
 def prompt(processor: Any, messages: Sequence[Message]) -> str:

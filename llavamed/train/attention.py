@@ -9,7 +9,7 @@ tokens would be 256 million entries) but the list of their boundaries, `cu_seq_l
 * elsewhere the row is split into documents and each goes through SDPA, 128 queries at a time with the keys up to
   the last of them: torch's kernel works out much of what causality hides. Measured on a CPU against one padded
   batch for all documents: two to three times as fast, and the blocks take a fifth off that for documents of 330
-  tokens (docs/experiments.md). `split` and not slices: the gradient of n slices is n full-length tensors.
+  tokens (docs/experiments.md). Documents are `split` and not sliced: the gradient of n slices is n full-length tensors.
 
 The function is registered with transformers under the name `packed_varlen`, so that the model classes stay
 as they are. No mask function is registered beside it: transformers then makes no mask at all. With any
@@ -33,6 +33,9 @@ from transformers import AttentionInterface
 NAME = "packed_varlen"
 
 _QUERIES = 128  # of a document at a time, on a CPU
+_LONG = (
+    1024  # tokens of a document that is done whole: the blocks' masks are kept for the backward pass, n * n * 2 bytes
+)
 
 # torch 2.11 has no such argument and takes grouped heads as they come; 2.13 has it and then requires it
 _VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
@@ -97,12 +100,14 @@ def _by_document(
 ) -> torch.Tensor:
     """(1, heads, queries, head_dim), document by document and in each by blocks of queries."""
     starts, lengths = cu_seq_lens.tolist(), cu_seq_lens.diff().tolist()
+    plain = at is None and window is None
     at = torch.arange(key.shape[2]) if at is None else at
     counts = torch.searchsorted(at, cu_seq_lens).diff().tolist()
     parts = zip(at.split(counts), query.split(counts, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
     blocks = []
     for start, (tokens, queries, keys, values) in zip(starts, parts, strict=False):
-        for own, some in zip((tokens - start).split(_QUERIES), queries.split(_QUERIES, 2), strict=True):
+        most = len(tokens) if plain and len(tokens) > _LONG else _QUERIES
+        for own, some in zip((tokens - start).split(most), queries.split(most, 2), strict=True):
             if not len(own):
                 continue
             end = int(own[-1]) + 1
@@ -120,7 +125,7 @@ def _by_document(
                     enable_gqa=query.shape[1] != key.shape[1],
                 )
             )
-    return torch.cat(blocks, dim=2)
+    return torch.cat(blocks, dim=2) if blocks else query
 
 
 def _sees(own: torch.Tensor, first: int, end: int, window: int | None) -> torch.Tensor:

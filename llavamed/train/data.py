@@ -27,6 +27,7 @@ from llavamed.corpus.store import INDEX, Corpus, open_images
 from llavamed.errors import InputError
 from llavamed.imaging.decode import decode
 from llavamed.model.chat import encode
+from llavamed.model.pixels import pixels as preprocessed
 from llavamed.progress import Progress, track
 from llavamed.records import Conversation, read_jsonl
 from llavamed.train.forward import Batch, collate
@@ -82,8 +83,8 @@ class Pixels:
         if key in self._kept:
             return self._kept[key]
         image = decode(self._open_image(key), where=key)
-        pixels = self._image_processor(image, return_tensors="np")["pixel_values"][0]
-        return np.ascontiguousarray(pixels, dtype=np.float32)
+        values: NDArray[np.float32] = preprocessed(self._image_processor, [image])[0].numpy()
+        return values
 
     def check(self, keys: Iterable[str]) -> dict[str, InputError]:
         """Decode every image once; return what was wrong, by key. Keeps the pixels if all fit."""

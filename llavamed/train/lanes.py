@@ -65,7 +65,8 @@ class Lanes:
 
 def lanes_for(config: Any, lengths: NDArray[np.integer], stage: StageSection, train: TrainSection) -> int:
     """How many lanes a stage on this CPU has: as many as its steps have packs anyway (half-empty ones cost more than
-    they gain), if torch's threads can be shared out evenly among them. Each takes the memory of a pack.
+    they gain), if torch's threads can be shared out evenly among them. Each takes the memory of a pack and of two sets
+    of gradients.
 
     One where lanes would meet: in the random numbers of dropout, which come from one generator; in autocast's cache of
     weights and the compiler, which are the whole process's; in rotary tables that a forward pass changes. And one with

@@ -352,7 +352,7 @@ class _Run:
         return losses
 
     def _in_lanes(self, packs: list[Future[Batch]]) -> list[torch.Tensor]:
-        """The same, several packs at a time."""
+        """The same, several packs at a time, in a process alone: the watchdog is told nothing."""
 
         def differentiate(future: Future[Batch]) -> tuple[torch.Tensor, tuple[torch.Tensor | None, ...]]:
             loss = self.pack_loss(future.result())
@@ -364,8 +364,8 @@ class _Run:
         for loss, gradients in self.lanes.map(differentiate, packs):
             losses.append(loss)
             for parameter, gradient in zip(self.trained, gradients, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+                if gradient is not None:  # two of them may be views of one tensor, as of a ViT's class token and places
+                    parameter.grad = gradient.clone() if parameter.grad is None else parameter.grad.add_(gradient)
         return losses
 
     def finish(self, made_from: Manifest) -> Manifest:

@@ -17,6 +17,7 @@ LENGTHS = [7, 1, 19, 12]
 @pytest.fixture(autouse=True, params=[3, 128], ids=["several blocks", "one block"])
 def queries_at_a_time(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "_QUERIES", request.param)
+    monkeypatch.setattr(attention, "_LONG", 15)  # one of the documents is done whole
 
 
 def _documents(vocabulary: int, seed: int = 0) -> list[torch.Tensor]:

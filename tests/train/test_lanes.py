@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,21 @@ def test_where_lanes_would_meet_there_is_one(parts: ModelSection, threads: Calla
     assert lanes(rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}) == 1
     for section in ({"compile": True}, {"recompute": "selective"}, {"dtype": "bfloat16"}):
         assert lanes(section) == 1
+
+
+def test_gradients_that_share_memory_are_added_apart(threads: Callable[[int], None]) -> None:
+    """The gradient of a sum is one tensor for both parts, as of a ViT's class token and its place."""
+    threads(2)
+    run = loop._Run.__new__(loop._Run)
+    first, second = run.trained = [torch.nn.Parameter(torch.ones(4)) for _ in range(2)]
+    run.pack_loss = lambda batch: ((first + second) * batch).sum()  # type: ignore[method-assign]
+    packs: list[Future[Any]] = [Future() for _ in range(3)]
+    for number, pack in enumerate(packs, 1):
+        pack.set_result(torch.full((4,), float(number)))
+    with Lanes(2) as run.lanes:
+        run._in_lanes(packs)
+    for parameter in run.trained:
+        assert parameter.grad.tolist() == [6.0] * 4
 
 
 @pytest.mark.parametrize("trains", [("projector",), ("projector", "language_model")])

@@ -50,8 +50,8 @@ def _run(model: Any, **more: Any) -> torch.Tensor:
 def test_states_and_gradients_are_those_of_the_whole_layer(
     config: Any, kind: Any, at: Any, queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "_QUERIES", queries)
     """Also of a document in which nothing is read, and in which all is."""
+    monkeypatch.setattr(attention, "_QUERIES", queries)
     torch.manual_seed(0)
     model = kind(config(**SHAPE))
     model.set_attn_implementation(NAME)
