@@ -5,8 +5,8 @@
 The labels, their rules and where the captions are from stand in `tests/corpus/domain_labels.tsv`. `--roco` is a clone
 of github.com/razorx89/roco-dataset; without it only the articles of the shared data are measured, which hold no chest
 X-ray and no gross pathology. There were three readings; each half is told of all together and of each that it has.
-Every caption of the ranges was read, so that wrong claims are as common as in such a list. Intervals are Wilson's,
-95 %. `--errors` prints what is wrong: for the dev half only.
+Every caption of the ranges was read but for 65, so that wrong claims are as common as in such a list. Intervals are
+Wilson's, 95 %. `--errors` prints what is wrong: for the dev half only.
 """
 
 from __future__ import annotations

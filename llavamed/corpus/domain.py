@@ -123,7 +123,7 @@ def _read(text: str) -> dict[_Kind, int]:
 
 _SUPPORTING = 1.0  # the weight of words that name no domain on their own
 _CHART = 3.5
-_BEGINNING = 60  # letters of the caption; an operation named later is a report on a picture of another kind
+_BEGINNING = 60  # characters of the caption; an operation named later is a report on a picture of another kind
 _LEAST_VOTES = 0.75  # what half of the sentences that cite a figure give, or the title alone: words in passing
 _CAPTION_WEIGHT, _MENTION_WEIGHT, _TITLE_WEIGHT = 1.0, 0.5, 0.25
 
