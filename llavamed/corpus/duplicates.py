@@ -210,12 +210,14 @@ def _copies(
     """(n, 2): a picture, and one before it that it is near to, sorted."""
     found = [np.zeros(0, np.uint64)]
     candidates: list[np.ndarray] = []
+    held = 0
     for one, other in among.around(pictures, own, aside):
         near = (other < one) & (np.bitwise_count(hashes[one] ^ hashes[other]) <= NEAR_BITS)
         candidates.append(one[near].astype(np.uint64) << _HALF | other[near].astype(np.uint64))
-        if sum(map(len, candidates)) >= _CANDIDATES_HELD:
+        held += len(candidates[-1])
+        if held >= _CANDIDATES_HELD:
             found.append(_near(candidates, looks))
-            candidates = []
+            candidates, held = [], 0
     if candidates:
         found.append(_near(candidates, looks))
     return _unpacked(np.unique(np.concatenate(found)))
