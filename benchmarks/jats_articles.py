@@ -10,8 +10,8 @@ taught, and what is held to:
 
 - a caption is its own letters and those of the paragraphs and lists beside it, but for what no reader of the page sees
   (`UNSEEN`) and what is set apart from it (`ASIDE`); of both it is told how many there were. Of a formula in several
-  forms TeX is left out; where it is there as TeX alone, or beside its picture, the TeX is text. Signs that the reader
-  adds (`10^6`, `1/2`) do not count;
+  forms TeX is left out; where it is there as TeX alone, or beside its picture, the first TeX is text. Signs that the
+  reader adds (`10^6`, `1/2`) do not count;
 - of captions in several languages the English one is read, else the first; a figure without one has its group's;
 - `<alternatives>` are one image, and no thumbnail where there is another; a picture in a caption is a symbol, and one
   of a figure within the figure is that one's;
@@ -40,6 +40,7 @@ from llavamed.printing import table
 UNSEEN = ("annotation", "annotation-xml", "alt-text", "long-desc", "object-id")
 ASIDE = ("permissions", "fn", "boxed-text", "supplementary-material", "fig", "fig-group", "table-wrap",
          "table-wrap-group")  # fmt: skip
+FORMULAS = ("alternatives", "inline-formula", "disp-formula")
 OTHERS = ("bibr", "aff", "table", "table-fn", "disp-formula", "fn", "corresp")
 ENTITY = re.compile(rb"&(?!(?:amp|lt|gt|quot|apos);)([A-Za-z][A-Za-z0-9]*;)")
 ADDED = re.compile(r"[\s^/()]")
@@ -47,7 +48,6 @@ SMALL = re.compile(r"thumb|\b\d{2,3}x\d{2,3}\b", re.IGNORECASE)
 NUMBER = re.compile(r"[A-Z]?\d+")
 DASH_OR_COMMA = "(?:[-‐‑‒–—−~,;&]|to|through|thru|and|or)"
 MANY = re.compile(rf"\d\w*\)?\s*{DASH_OR_COMMA}\s*\(?(?:Fig[a-z]*\.?\s*)?[A-Z]?\d", re.IGNORECASE)
-OTHER_FORM = "[not(local-name()='tex-math' or local-name()='label')][normalize-space()]"
 HREF = "@*[local-name()='href']"
 LANGUAGE = "{http://www.w3.org/XML/1998/namespace}lang"
 COLUMNS = ("files", "figures", "captions", "lost", "cut", "images", "hrefs wrong", "xrefs", "resolved", "listed",
@@ -126,7 +126,11 @@ class File:
         self.counts: Counter[str] = Counter(files=1, figures=len(self.elements))
         self.wrong: list[str] = []
         for tex in self.tree.xpath("//*[local-name()='tex-math']"):
-            alone = not tex.xpath(f"parent::{named('alternatives', 'inline-formula', 'disp-formula')}/*{OTHER_FORM}")
+            others = tex.xpath(
+                f"parent::{named(*FORMULAS)}/*[not(self::{named('label', 'tex-math', *UNSEEN, *ASIDE)})]"
+            )
+            others += tex.xpath(f"self::*[parent::{named('alternatives')}]/preceding-sibling::{named('tex-math')}")
+            alone = not any(map(said, others))
             self.counts["TeX"] += alone and bool(tex.xpath("ancestor::*[local-name()='caption']"))
             set_alone = (tex.text or "").split(r"\begin{document}")[-1].split(r"\end{document}")[0]
             tex.text = set_alone if alone else None
@@ -198,7 +202,7 @@ class File:
                     self.counts["listed"] += 1
                 elif nameless := [i for i in self.nameless(text) if scopes[i] is here]:
                     found += nameless[:1]
-                elif not any(one in ids for one in rids):
+                else:
                     self.miss("unaccounted", f"{rid!r} {text!r} is neither resolved nor listed")
             self.counts["resolved"] += bool(found)
             if xref.xpath(f"ancestor::{named('fig', 'fig-group')}"):

@@ -48,7 +48,7 @@ from llavamed.progress import Progress
 from llavamed.recipe import CorpusSection
 
 STAGE = "corpus"
-VERSION = 5  # of what is made of the same articles and settings; another is built again
+VERSION = 6  # of what is made of the same articles and settings; another is built again
 _SHARDS = "shard-[0-9]*"
 _MADE = (store.INDEX, store.WITHOUT_IMAGE, card.CARD, summary.ATTRIBUTION, summary.REPORT, summary.LEFT_OUT)
 

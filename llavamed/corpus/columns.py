@@ -38,8 +38,10 @@ class Column:
 
     def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
         if isinstance(which, slice):
-            start, stop, _ = which.indices(self._length)
+            start, stop, step = which.indices(self._length)
+            assert step == 1, f"rows in steps of {step}"
             return self._read(start, max(0, stop - start))
+        assert which.dtype.kind in "iu", f"positions that are {which.dtype}"
         if not len(which):
             return self._empty
         rows, back = np.unique(which, return_inverse=True)
@@ -53,6 +55,7 @@ class Column:
         self._file.seek(start * self._row_bytes)
         while len(left):
             taken = self._file.readinto(left)
-            assert taken, f"{self._file.name} ends before row {start + count}"
+            if not taken:
+                raise OSError(f"{self._file.name} ends before row {start + count}: another program has cut it")
             left = left[taken:]
         return rows

@@ -10,8 +10,8 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, lru_cache
 from pathlib import PurePosixPath
 
 XML = (".xml", ".nxml")
@@ -30,28 +30,32 @@ class Near:
 
     __slots__ = ("_folders",)
 
-    def __init__(self, folders: list[str]) -> None:
-        self._folders = folders
+    def __init__(self, folders: Iterable[str]) -> None:
+        self._folders = tuple(folders)
 
     def folders(self) -> list[str]:
         return [names.partition("\0")[0].rpartition("/")[0] for names in self._folders]
 
     def beside(self, member: str, suffix: str) -> str | None:
-        candidates = _indexed(self._folders[0]).get(folded(PurePosixPath(member).stem), [])
+        candidates = next(self._indexes()).get(folded(PurePosixPath(member).stem), [])
         return next((name for name in candidates if name.lower().endswith(suffix)), None)
 
     def image(self, href: str) -> str | None:
-        return next(filter(None, (best_image(_indexed(names), href) for names in self._folders)), None)
+        return next(filter(None, (best_image(names, href) for names in self._indexes())), None)
 
     def other(self, href: str) -> str | None:
         """A file of that name which is no image by its extension: a drawing, or what has none."""
-        return next(filter(None, (_no_image(_indexed(names), href) for names in self._folders)), None)
+        return next(filter(None, (_no_image(names, href) for names in self._indexes())), None)
+
+    def _indexes(self) -> Iterator[dict[str, list[str]]]:
+        return map(_in_use(self._folders), self._folders)
 
 
-@lru_cache(maxsize=256)
-def _indexed(names: str) -> dict[str, list[str]]:
-    """Of a folder's text; of the folders in use, as one article comes after the other."""
-    return by_stem(names.split("\0"))
+@lru_cache(maxsize=1)
+def _in_use(_: tuple[str, ...]) -> Callable[[str], dict[str, list[str]]]:
+    """What makes the index of a folder when it is asked for, and keeps it: of the neighbourhood in use and no other, as
+    the articles of a folder come one after the other, and an index may be of millions of files."""
+    return cache(lambda names: by_stem(names.split("\0")))
 
 
 def neighbourhoods(names: Iterable[str]) -> dict[str, Near]:

@@ -38,5 +38,15 @@ def test_a_column_that_ends_early_is_told(tmp_path: Path) -> None:
     column = Column(tmp_path / "rows", np.uint8, 4)
     column.append(np.zeros((10, 4), np.uint8))
     (tmp_path / "rows").open("r+b").truncate(17)
-    with pytest.raises(AssertionError, match="ends before row 10"):
+    with pytest.raises(OSError, match="ends before row 10"):
         column[:]
+
+
+@pytest.mark.parametrize("which", [slice(None, None, 2), slice(None, None, -1), np.ones(10, bool), np.array([1.0])])
+def test_what_a_column_would_read_otherwise_than_an_array_is_not_asked(
+    which: slice | np.ndarray, tmp_path: Path
+) -> None:
+    column = Column(tmp_path / "rows", np.uint8, 4)
+    column.append(np.zeros((10, 4), np.uint8))
+    with pytest.raises(AssertionError, match=r"steps|positions"):
+        column[which]

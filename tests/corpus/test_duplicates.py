@@ -127,6 +127,56 @@ def test_of_each_picture_and_caption_about_a_hundred_bytes_are_in_memory(
     assert bytes_a_pair(lambda n: duplicates.caption_groups(said, np.ones(n, bool))) < 100
 
 
+def most_held(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many candidates are compared at a time, filled as pictures are grouped."""
+    held: list[int] = []
+    real = duplicates._near
+
+    def near(candidates: list[np.ndarray], looks: duplicates.Rows) -> np.ndarray:
+        held.append(sum(map(len, candidates)))
+        return real(candidates, looks)
+
+    monkeypatch.setattr(duplicates, "_near", near)
+    return held
+
+
+@pytest.mark.parametrize("least", [0, 200, 254, 255])
+def test_a_correlation_is_worked_out_in_whole_numbers(least: int) -> None:
+    ones, others = np.random.default_rng(least).integers(least, 256, (2, 500, 256)).astype(np.uint8)
+    a, b = ones.astype(np.int64), others.astype(np.int64)
+    shared = 256 * (a * b).sum(axis=1) - a.sum(axis=1) * b.sum(axis=1)
+    own, spread = (256 * (one * one).sum(axis=1) - one.sum(axis=1) ** 2 for one in (a, b))
+    exact = shared / np.sqrt(np.maximum(own * spread.astype(np.float64), 1.0))
+    assert np.array_equal(duplicates._correlation(ones, others), exact)
+
+
+def test_blank_pictures_are_compared_with_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = most_held(monkeypatch)
+    looks = np.full((4_000, 256), 255, np.uint8)
+    looks[1::2] = 0
+    looks[[7, 3_001], :128] = 90
+    found = image_groups(np.arange(4_000), np.zeros(4_000, np.uint64), looks)
+    assert np.flatnonzero(found >= 0).tolist() == [7, 3_001]
+    assert sum(held) <= duplicates._SETS
+
+
+def test_however_many_candidates_there_are_few_are_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of pictures that agree in all waves that are looked at and are no copies: a fine pattern, and few greys else."""
+    rng = np.random.default_rng(0)
+    fine = rng.normal(0, 1, (600, 256))
+    fine -= fine @ duplicates._BASIS.T @ duplicates._BASIS
+    looks = on_disk(np.clip(128 + 30 * fine, 0, 255).astype(np.uint8), tmp_path)
+    hashes = np.zeros(600, np.uint64)
+    held = most_held(monkeypatch)
+    expected = image_groups(np.arange(600), hashes, looks)
+    assert max(held) > 50_000
+    monkeypatch.setattr(duplicates, "_CANDIDATES_HELD", 1_000)
+    monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", 500)
+    held.clear()
+    assert np.array_equal(image_groups(np.arange(600), hashes, looks), expected)
+    assert max(held) < 1_000 + 500 + 600
+
+
 def test_very_many_copies_in_a_row_are_compared_with_few_each() -> None:
     look = np.random.default_rng(0).integers(0, 256, 256).astype(np.uint8)
     looks = np.tile(look, (3_000, 1))

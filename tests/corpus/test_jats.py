@@ -101,6 +101,36 @@ def test_a_formula_is_its_tex_only_where_it_has_no_other_words(forms: str, plain
         assert found.figures[0].mentions[0].paragraph == f"Lift with {plain}. See Figure 1."
 
 
+PICTURE = "<inline-graphic xlink:href='e'>{}</inline-graphic>"
+ANNOTATED = (
+    "<mml:math xmlns:mml='m'><mml:semantics><mml:mrow/><mml:annotation>k</mml:annotation></mml:semantics></mml:math>"
+)
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        PICTURE.format("<alt-text>Inline Graphic</alt-text>"),
+        PICTURE.format("<object-id pub-id-type='doi'>10.1/x</object-id>"),
+        "<alt-text>k</alt-text>",
+        ANNOTATED,
+    ],
+)
+def test_what_is_not_read_of_another_form_is_no_reason_to_leave_tex_out(unread: str) -> None:
+    for forms in (f"{unread}<tex-math>$k$</tex-math>", f"<tex-math>$k$</tex-math>{unread}"):
+        for formula in (f"<alternatives>{forms}</alternatives>", forms):
+            found = article(f"<fig><p>Lift with <inline-formula>{formula}</inline-formula>.</p></fig>")
+            assert found.figures[0].caption.replace(" ", "") == "Liftwith$k$."
+
+
+def test_of_several_alternatives_in_tex_the_first_that_says_something_is_text() -> None:
+    forms = "<tex-math> </tex-math><tex-math>$k$</tex-math><tex-math>$K$</tex-math>"
+    found = article(f"<fig><p>By <inline-formula><alternatives>{forms}</alternatives></inline-formula>.</p></fig>")
+    assert found.figures[0].caption.replace(" ", "") == "By$k$."
+    lines = "<disp-formula><tex-math>$a$</tex-math><tex-math>$b$</tex-math></disp-formula>"
+    assert article(f"<fig><p>By {lines}</p></fig>").figures[0].caption == "By $a$$b$"
+
+
 def test_tex_in_a_sentence_is_text_whatever_stands_beside_it() -> None:
     found = article("<fig><caption><p><italic>Lift</italic> with <tex-math>$k$</tex-math>.</p></caption></fig>")
     assert found.figures[0].caption == "Lift with $k$."

@@ -119,6 +119,38 @@ def test_a_formula_of_a_caption_is_a_picture_and_tex() -> None:
     assert (found.counts["TeX"], found.counts["images"]) == (1, 0)
 
 
+@pytest.mark.parametrize(
+    "forms",
+    [
+        "<inline-graphic xlink:href='e'><alt-text>Inline Graphic</alt-text></inline-graphic><tex-math>$k$</tex-math>",
+        "<tex-math>$k$</tex-math><graphic xlink:href='e'><object-id>10.1/x</object-id></graphic>",
+        "<mml:math><mml:mrow/><mml:annotation>k</mml:annotation></mml:math><tex-math>$k$</tex-math>",
+        "<tex-math>$k$</tex-math><tex-math>$k$</tex-math>",
+        "<tex-math/><tex-math>$k$</tex-math>",
+    ],
+)
+def test_tex_is_counted_where_no_other_form_says_anything_and_once(forms: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    formula = f"<inline-formula><alternatives>{forms}</alternatives></inline-formula>"
+    xml = f'<fig id="f1"><label>Fig 1</label><caption><p>Lift with {formula} now.</p></caption></fig>'
+    right = body(xml)
+    assert only(right).caption.replace(" ", "") == "Liftwith$k$now."
+    for caption in ("Lift with now.", "Lift with $k$$k$ now."):
+        wrong = figure(caption=caption)(right.article)
+        monkeypatch.setattr(jats_articles, "parse_article", lambda xml, where, wrong=wrong: wrong)
+        assert body(xml).counts["cut"] == 1
+
+
+def test_of_several_that_a_link_names_each_must_be_found_or_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    xml = """<p>See <xref ref-type="fig" rid="f1 f99">Figs 1 and 99</xref> now.</p>
+        <fig id="f1"><label>Fig 1</label><caption><p>A map.</p></caption></fig>"""
+    right = body(xml)
+    assert right.wrong == []
+    assert (right.counts["resolved"], right.counts["listed"]) == (1, 1)
+    silent = replace(right.article, unresolved=())
+    monkeypatch.setattr(jats_articles, "parse_article", lambda xml, where: silent)
+    assert body(xml).wrong == ["unaccounted: 'f99' 'Figs 1 and 99' is neither resolved nor listed"]
+
+
 def test_data_that_a_caption_brings_along_is_no_part_of_it() -> None:
     found = body("""<fig id="f2"><object-id>10.1/x.004</object-id><label>Figure 2.</label><caption>
         <p>Vesicles, see <xref ref-type="supplementary-material" rid="S1">Figure 2—source data 1</xref>.</p>

@@ -295,7 +295,7 @@ def test_a_listing_keeps_less_than_a_kilobyte_an_article(tmp_path: Path) -> None
     scan(tmp_path)  # whatever is made once
     tracemalloc.start()
     listing = scan(tmp_path)
-    neighbours._indexed.cache_clear()  # of the last 256 folders
+    neighbours._in_use.cache_clear()
     taken = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, "*pathlib*")])
     tracemalloc.stop()
     assert len(listing.entries) == 400
