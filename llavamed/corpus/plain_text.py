@@ -66,21 +66,25 @@ def write_out_tex(formulas: Iterable[Any]) -> None:
     """Make TeX text where a formula has no other form in words, as where a picture stands beside it: a sentence with a
     hole says something else. Where there is MathML, that is read, and TeX is nothing; so is all but the first TeX of
     several alternatives."""
-    has_words: dict[Any, bool] = {}  # each formula is looked through once
+    has_words: dict[Any, bool] = {}
+    known: dict[Any, bool] = {}  # of elements: formulas may stand in each other, and each is looked through once
     for tex in formulas:
         if (formula := tex.getparent()) not in has_words:
             forms = formula if name(formula) in _FORMULAS else ()
-            has_words[formula] = any(_has_words(form) for form in forms if name(form) not in ("label", *APART))
+            has_words[formula] = any(_has_words(form, known) for form in forms if name(form) not in ("label", *APART))
         body = (tex.text or "").rpartition(r"\begin{document}")[2].partition(r"\end{document}")[0]
         tex.tag, tex.text = "styled-content", None if has_words[formula] else body
         has_words[formula] |= name(formula) == "alternatives" and bool(body.strip())
 
 
-def _has_words(element: Any) -> bool:
+def _has_words(element: Any, known: dict[Any, bool]) -> bool:
     """Whether anything is left of it in the text around it."""
-    pieces = [element.text or ""]
-    _gather(element, pieces, {})
-    return any(map(str.strip, pieces))
+    if element not in known:
+        known[element] = _role(element.tag) != "apart" and (
+            bool((element.text or "").strip())
+            or any(_has_words(child, known) or (child.tail or "").strip() for child in element)
+        )
+    return known[element]
 
 
 def text(element: Any, without_xrefs: bool = False) -> str:
