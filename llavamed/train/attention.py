@@ -100,16 +100,18 @@ def _by_document(
 ) -> torch.Tensor:
     """(1, heads, queries, head_dim), document by document and in each by blocks of queries."""
     starts, lengths = cu_seq_lens.tolist(), cu_seq_lens.diff().tolist()
-    plain = at is None and window is None
-    at = torch.arange(key.shape[2]) if at is None else at
-    counts = torch.searchsorted(at, cu_seq_lens).diff().tolist()
-    parts = zip(at.split(counts), query.split(counts, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True)
+    counts, tokens = lengths, [range(length) for length in lengths]  # of the queries of each document
+    if at is not None:
+        counts = torch.searchsorted(at, cu_seq_lens).diff().tolist()
+        tokens = [own - start for own, start in zip(at.split(counts), starts, strict=False)]
     blocks = []
-    for start, (tokens, queries, keys, values) in zip(starts, parts, strict=False):
-        most = len(tokens) if plain and len(tokens) > _LONG else _QUERIES
-        for own, some in zip((tokens - start).split(most), queries.split(most, 2), strict=True):
-            if not len(own):
-                continue
+    for document, queries, keys, values in zip(
+        tokens, query.split(counts, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
+    ):
+        whole = at is None and window is None and len(document) > _LONG
+        most = len(document) if whole else _QUERIES
+        for at_query, some in zip(range(0, len(document), most), queries.split(most, 2), strict=False):
+            own = document[at_query : at_query + most]
             end = int(own[-1]) + 1
             first = 0 if window is None else max(0, int(own[0]) + 1 - window)
             causal = len(own) == end and first == 0 and (window is None or end <= window)  # all tokens so far
@@ -128,9 +130,10 @@ def _by_document(
     return torch.cat(blocks, dim=2) if blocks else query
 
 
-def _sees(own: torch.Tensor, first: int, end: int, window: int | None) -> torch.Tensor:
+def _sees(own: torch.Tensor | range, first: int, end: int, window: int | None) -> torch.Tensor:
     """(len(own), end - first) bool: a token sees itself and those before it, or only the last `window` of them."""
-    back = own[:, None] - torch.arange(first, end)
+    tokens = torch.arange(own.start, own.stop) if isinstance(own, range) else own
+    back = tokens[:, None] - torch.arange(first, end)
     return back >= 0 if window is None else (back >= 0) & (back < window)
 
 
