@@ -33,9 +33,8 @@ from transformers import AttentionInterface
 NAME = "packed_varlen"
 
 _QUERIES = 128  # of a document at a time, on a CPU
-_LONG = (
-    1024  # tokens of a document that is done whole: the blocks' masks are kept for the backward pass, n * n * 2 bytes
-)
+# tokens of a document that is done whole: of blocks the masks are kept for the backward pass, n * n * 2 bytes a layer
+_LONG = 1024
 
 # torch 2.11 has no such argument and takes grouped heads as they come; 2.13 has it and then requires it
 _VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
