@@ -27,6 +27,7 @@ from llavamed.errors import InputError
 
 NAME = "manifest.json"
 UNFINISHED = "unfinished.json"  # the marker of a folder that a stage is writing
+ASIDE = ".tmp"  # ends the name of a file that is being written
 _PACKAGES = ("llavamed", "torch", "transformers", "tokenizers", "numpy", "pillow", "lxml", "pyarrow")
 
 
@@ -98,13 +99,14 @@ class Manifest:
 def _results(folder: Path) -> Iterator[Path]:
     """The files that a stage made, without what is about the making."""
     for path in sorted(folder.rglob("*")):
-        about = path.name in (NAME, UNFINISHED) or path.suffix in (".tmp", ".log")
+        about = path.name in (NAME, UNFINISHED) or path.suffix in (ASIDE, ".log")
         if path.is_file() and not about and "checkpoints" not in path.relative_to(folder).parts:
             yield path
 
 
-def begin(folder: Path, stage: str) -> None:
-    """Make `folder` ready to be written by `stage`; from here on it is unfinished.
+def begin(folder: Path, stage: str, **about: Any) -> None:
+    """Make `folder` ready to be written by `stage`; from here on it is unfinished. What else there is `about` it that
+    must outlive a kill is kept in the marker.
 
     Raises InputError if it is a file, if it holds another stage's work, or if it is not empty and not ours: a
     stage clears what it left behind, and must never clear what somebody else did.
@@ -114,13 +116,13 @@ def begin(folder: Path, stage: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     marker = folder / UNFINISHED
     body = read(folder) or read_marker(marker)
-    if body is None and any(folder.iterdir()):
+    if body is None and any(path.name != UNFINISHED + ASIDE for path in folder.iterdir()):  # left by a kill below
         raise InputError(f"{folder}: not empty and not made by llavamed; give an empty or a new folder")
     if body is not None and body["stage"] != stage:
         raise InputError(
             f"{folder}: holds the work of {body['stage']!r}, not {stage!r}; give another folder, or delete it"
         )
-    write_atomic(marker, json.dumps({"stage": stage}) + "\n")
+    write_atomic(marker, json.dumps({"stage": stage, **about}) + "\n")
     (folder / NAME).unlink(missing_ok=True)
 
 
@@ -140,7 +142,7 @@ def files_fingerprint(paths: Iterable[Path], root: Path) -> str:
 
 def write_atomic(path: Path, text: str) -> None:
     """The file is either the old one or the whole new one, also after a power cut."""
-    aside = path.with_name(path.name + ".tmp")
+    aside = path.with_name(path.name + ASIDE)
     with aside.open("w", encoding="utf-8") as out:
         out.write(text)
         out.flush()

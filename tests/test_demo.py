@@ -181,7 +181,8 @@ def test_a_demo_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
     for attempt in range(10):
         moment = far[int(len(far) * (attempt + rng.random()) / 10)]
         before = marks(tmp_path / "broken")
-        process = subprocess.Popen(broken, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        with (tmp_path / "said").open("w") as said:
+            process = subprocess.Popen(broken, stderr=said, stdout=said)
         deadline = time.monotonic() + TOO_LONG
         while process.poll() is None and time.monotonic() < deadline:
             now = marks(tmp_path / "broken")
@@ -193,7 +194,7 @@ def test_a_demo_killed_at_random_moments_ends_the_same(tmp_path: Path) -> None:
             process.wait(timeout=60)
             kills += 1
         else:
-            assert process.returncode == 0
+            assert process.returncode == 0, (tmp_path / "said").read_text()
     assert kills >= 5
     subprocess.run(broken, check=True)
     assert results(tmp_path / "broken") == expected

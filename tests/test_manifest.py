@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,27 @@ def test_begin_makes_a_folder_unfinished_and_write_finishes_it(tmp_path: Path) -
     assert sorted(p.name for p in folder.iterdir()) == ["data.txt", manifest.NAME]
     manifest.begin(folder, "corpus")
     assert manifest.read(folder) is None
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename", "remove"])
+def test_begin_may_be_killed_at_any_step(tmp_path: Path, step: str) -> None:
+    """Nothing is tidied up after a kill: what is left must not be taken for a stranger's folder."""
+    code = f"""
+import os, sys
+sys.addaudithook(lambda event, args: os._exit(9) if event in ("os.rename", "os.remove") and "{step}" in event else None)
+if "{step}" == "fsync":
+    os.fsync = lambda handle: os._exit(9)
+from pathlib import Path
+from llavamed import manifest
+manifest.begin(Path({str(tmp_path / "folder")!r}), "corpus", about="it")
+"""
+    folder = tmp_path / "folder"
+    for _ in range(2):
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert ended.returncode == 9, ended.stderr
+    manifest.begin(folder, "corpus", about="it")
+    assert [p.name for p in folder.iterdir()] == [manifest.UNFINISHED]
+    assert manifest.read_marker(folder / manifest.UNFINISHED) == {"stage": "corpus", "about": "it"}
 
 
 def test_begin_refuses_what_is_not_its_own(tmp_path: Path) -> None:

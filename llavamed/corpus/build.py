@@ -143,13 +143,11 @@ def _begin(out: Output, result: Manifest) -> list[str]:
     keeps them, should this build be stopped. Raises InputError if the place holds what is not ours."""
     if out.folder is not None:
         before = manifest.read_marker(out.folder / manifest.UNFINISHED) or manifest.read(out.folder) or {}
-        manifest.begin(out.folder, result.stage)
-        if audits := _audited(before):
-            marker = json.dumps({"stage": result.stage, "audited": audits}) + "\n"
-            manifest.write_atomic(out.folder / manifest.UNFINISHED, marker)
+        audits = _audited(before)
+        manifest.begin(out.folder, result.stage, **({"audited": audits} if audits else {}))
         return audits
     marker = json.loads(out.read(manifest.UNFINISHED) or out.read(manifest.NAME) or b"null")
-    if marker is None and out.names("*"):
+    if marker is None and set(out.names("*")) - {manifest.UNFINISHED + manifest.ASIDE}:
         raise InputError(f"{out.place}: not empty and not made by llavamed; give an empty or a new place")
     if marker is not None and marker.get("stage") != result.stage:
         raise InputError(f"{out.place}: holds the work of {marker.get('stage')!r}; give another place, or delete it")

@@ -73,8 +73,8 @@ class Output:
         if files.protocol in _WHOLE_OR_NOT or not _WHOLE_OR_NOT.isdisjoint(files.protocol):
             files.put_file(str(file), target)
         else:
-            files.put_file(str(file), f"{target}.tmp")
-            files.mv(f"{target}.tmp", target)
+            files.put_file(str(file), target + manifest.ASIDE)
+            files.mv(target + manifest.ASIDE, target)
         file.unlink()
 
     def open(self, name: str) -> IO[bytes]:

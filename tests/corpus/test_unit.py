@@ -203,6 +203,8 @@ def test_the_command_line_chooses_place_workers_and_engine(
     articles: Path, tmp_path: Path, llavamed: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = partial(llavamed, "corpus", "build", articles)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "unfinished.json.tmp").touch()  # a build killed in its first step
     assert command("--out", f"file://{tmp_path}/out", "--workers", 1, "--json") == 0
     printed = capsys.readouterr()
     assert {"what": "pairs", "count": 38} in json.loads(printed.out)
