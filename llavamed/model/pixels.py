@@ -23,14 +23,15 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 def pixels(image_processor: Any, images: Sequence[Image.Image]) -> torch.Tensor:
     """float32 (images, 3, height, width). The images must be RGB."""
     steps: dict[str, bool] = {}
-    if _pads_to_a_square_and_resizes(image_processor):
-        images = [_resized(image_processor, image) for image in images]
+    if pads_and_resizes(image_processor):
+        images = [resized(image_processor, image) for image in images]
         steps = {"do_pad": False, "do_resize": False}
     values: torch.Tensor = image_processor(list(images), return_tensors="pt", **steps)["pixel_values"]
     return values
 
 
-def _pads_to_a_square_and_resizes(image_processor: Any) -> bool:
+def pads_and_resizes(image_processor: Any) -> bool:
+    """True if `resized` does the first half of what this processor does."""
     size = image_processor.size
     return (
         type(image_processor) is LlavaImageProcessorPil
@@ -40,8 +41,11 @@ def _pads_to_a_square_and_resizes(image_processor: Any) -> bool:
     )
 
 
-def _resized(image_processor: Any, image: Image.Image) -> Image.Image:
-    """Centred on a square of the mean colour, as LLaVA's `expand2square` does, then resized."""
+def resized(image_processor: Any, image: Image.Image) -> Image.Image:
+    """Centred on a square of the mean colour, as LLaVA's `expand2square` does, then resized.
+
+    What it makes stays as it is when `pixels` does the same again.
+    """
     assert image.mode == "RGB", image.mode
     side = max(image.size)
     if image.width != image.height:

@@ -114,11 +114,13 @@ def _by_document(
             end = int(own[-1]) + 1
             first = 0 if window is None else max(0, int(own[0]) + 1 - window)
             causal = len(own) == end and first == 0 and (window is None or end <= window)  # all tokens so far
+            seen = (keys, values)  # a slice of all has to be put together again in the backward pass
+            if end - first < keys.shape[2]:
+                seen = (keys[:, :, first:end], values[:, :, first:end])
             blocks.append(
                 F.scaled_dot_product_attention(
                     some,
-                    keys[:, :, first:end],
-                    values[:, :, first:end],
+                    *seen,
                     attn_mask=None if causal else _sees(own, first, end, window),
                     dropout_p=dropout,
                     is_causal=causal,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +21,14 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from llavamed import manifest
 from llavamed.corpus.store import INDEX, Corpus, open_images
 from llavamed.errors import InputError
 from llavamed.imaging.decode import decode
+from llavamed.model import pixels as preprocessing
 from llavamed.model.chat import encode
-from llavamed.model.pixels import pixels as preprocessed
 from llavamed.progress import Progress, track
 from llavamed.records import Conversation, read_jsonl
 from llavamed.train.forward import Batch, collate
@@ -35,6 +36,7 @@ from llavamed.train.loss import token_weights
 from llavamed.train.pack import Pack, Schedule, Step
 
 PIXEL_CACHE_BYTES = 512 * 2**20  # preprocessed pixels kept in memory: all images that a stage adds, or none of them
+_IMAGES_AT_ONCE = 16
 _NAMED = 3  # records named per reason
 _THREADS = max(2, min(16, os.cpu_count() or 2))
 _PACKS_AHEAD = 4
@@ -82,37 +84,48 @@ class Pixels:
         """(3, height, width) as the vision tower takes it. Raises InputError naming the image."""
         if key in self._kept:
             return self._kept[key]
-        image = decode(self._open_image(key), where=key)
-        values: NDArray[np.float32] = preprocessed(self._image_processor, [image])[0].numpy()
-        return values
+        return self._pixels([self._decode(key)])[0]
 
     def check(self, keys: Iterable[str]) -> dict[str, InputError]:
         """Decode every image once; return what was wrong, by key. Keeps the pixels if all fit."""
         wanted = list(dict.fromkeys(keys))
         new = [key for key in wanted if key not in self._looked_at]
         images = len(self._kept) + len(new)
+        # several at once are a third less work; but whole pictures are too large to be held
+        size = _IMAGES_AT_ONCE if preprocessing.pads_and_resizes(self._image_processor) else 1
 
         fit = True
 
-        def look(key: str) -> None:
+        def look(group: Sequence[str]) -> int:
             nonlocal fit
-            self._looked_at[key] = None
-            try:
-                if not fit:
-                    decode(self._open_image(key), where=key)
-                    return
-                pixels = self.load(key)
-            except InputError as error:
-                self._looked_at[key] = error
-                return
-            fit = pixels.nbytes * images <= PIXEL_CACHE_BYTES
-            if fit:
-                self._kept[key] = pixels
+            decoded: dict[str, Image.Image] = {}
+            for key in group:
+                try:
+                    image = self._decode(key)
+                    self._looked_at[key] = None
+                except InputError as error:
+                    self._looked_at[key] = error
+                    continue
+                if fit:
+                    decoded[key] = preprocessing.resized(self._image_processor, image) if size > 1 else image
+            if decoded:
+                pixels = self._pixels(list(decoded.values()))
+                fit = fit and pixels[0].nbytes * images <= PIXEL_CACHE_BYTES
+                if fit:
+                    self._kept |= dict(zip(decoded, pixels, strict=True))
+            return len(group)
 
         with Progress("checking images", total=len(new), unit="images") as progress:
-            for _ in _ahead(look, new):
-                progress.advance()
+            for looked_at in _ahead(look, [new[at : at + size] for at in range(0, len(new), size)]):
+                progress.advance(looked_at)
         return {key: error for key in wanted if (error := self._looked_at[key]) is not None}
+
+    def _decode(self, key: str) -> Image.Image:
+        return decode(self._open_image(key), where=key)
+
+    def _pixels(self, images: list[Image.Image]) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = preprocessing.pixels(self._image_processor, images).numpy()
+        return values
 
 
 def read_examples(data: Path, pixels: Pixels, processor: Any, max_tokens: int) -> Examples:
@@ -221,10 +234,10 @@ def make_batch(
     )
 
 
-def _ahead(work: Callable[[str], None], items: Iterable[str]) -> Iterator[None]:
+def _ahead(work: Callable[[Sequence[str]], int], items: Iterable[Sequence[str]]) -> Iterator[int]:
     """`work` on every item in threads, done in order and never more than a few ahead."""
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="llavamed-data") as pool:
-        running: deque[Future[None]] = deque()
+        running: deque[Future[int]] = deque()
         try:
             for item in items:
                 running.append(pool.submit(work, item))

@@ -55,5 +55,8 @@ def test_pillow_does_the_work_for_our_own_folders(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(LlavaImageProcessorPil, "pad_to_square", None)
     monkeypatch.setattr(LlavaImageProcessorPil, "resize", None)
     assert pixels(PROCESSORS["ours"], pictures()).shape == (20, 3, 96, 96)
-    assert module._pads_to_a_square_and_resizes(PROCESSORS["cropped"])
-    assert not module._pads_to_a_square_and_resizes(PROCESSORS["not padded"])
+    assert module.pads_and_resizes(PROCESSORS["cropped"])
+    small = [module.resized(PROCESSORS["ours"], picture) for picture in pictures()]
+    assert {picture.size for picture in small} == {(96, 96)}
+    assert torch.equal(pixels(PROCESSORS["ours"], small), pixels(PROCESSORS["ours"], pictures()))
+    assert not module.pads_and_resizes(PROCESSORS["not padded"])
