@@ -3,6 +3,7 @@
 In: a model on its device, ready to train, and the recipe's `train` section. Out: the same model, its layers
 run otherwise. `restore` makes it the plain model again, for saving.
 
+    lean             norms and rotations in few passes on a CPU (`lean.py`), unless they are compiled
     last layer       only where its output is read (`last_layer.py`), always
     recompute        "selective": a layer keeps the results of its matrix products and attention, and works out
                      the cheap rest again in the backward pass; "full": it keeps its input alone and does
@@ -28,7 +29,7 @@ from torch.nn.attention import varlen  # noqa: F401  registers torch.ops.torch_a
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 from llavamed.errors import InputError
-from llavamed.train import fp8, last_layer
+from llavamed.train import fp8, last_layer, lean
 
 if TYPE_CHECKING:
     from llavamed.recipe import StageSection, TrainSection
@@ -61,6 +62,8 @@ def prepare(model: Any, train: TrainSection, stage: StageSection) -> None:
                 "train.fp8_frozen: every stage trains the language model, and only frozen weights can be kept in "
                 "8 bits; leave it out"
             )
+    if not train.compile:
+        lean.put_in(language_model)
     last_layer.trim(language_model)
     tower_layers = getattr(getattr(tower, "encoder", tower), "layers", ())
     if train.recompute != "none":
