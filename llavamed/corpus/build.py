@@ -144,7 +144,7 @@ def _begin(out: Output, result: Manifest) -> list[str]:
     if out.folder is not None:
         before = manifest.read_marker(out.folder / manifest.UNFINISHED) or manifest.read(out.folder) or {}
         audits = _audited(before)
-        manifest.begin(out.folder, result.stage, **({"audited": audits} if audits else {}))
+        manifest.begin(out.folder, result.stage, audited=audits)
         return audits
     marker = json.loads(out.read(manifest.UNFINISHED) or out.read(manifest.NAME) or b"null")
     if marker is None and set(out.names("*")) - {manifest.UNFINISHED + manifest.ASIDE}:

@@ -36,7 +36,7 @@ def pads_and_resizes(image_processor: Any) -> bool:
     return (
         type(image_processor) is LlavaImageProcessorPil
         and bool(image_processor.do_pad and image_processor.do_resize and image_processor.image_mean)
-        and bool(size["height"] and size["width"])
+        and bool(size["height"] and size["height"] == size["width"])
         and not (size["shortest_edge"] or size["longest_edge"])
     )
 

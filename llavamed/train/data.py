@@ -36,7 +36,7 @@ from llavamed.train.loss import token_weights
 from llavamed.train.pack import Pack, Schedule, Step
 
 PIXEL_CACHE_BYTES = 512 * 2**20  # preprocessed pixels kept in memory: all images that a stage adds, or none of them
-_IMAGES_AT_ONCE = 16
+_IMAGES_AT_ONCE = 16  # of small ones half of the work is the image processor's on a call, whatever it is given
 _NAMED = 3  # records named per reason
 _THREADS = max(2, min(16, os.cpu_count() or 2))
 _PACKS_AHEAD = 4
@@ -91,8 +91,9 @@ class Pixels:
         wanted = list(dict.fromkeys(keys))
         new = [key for key in wanted if key not in self._looked_at]
         images = len(self._kept) + len(new)
-        # several at once are a third less work; but whole pictures are too large to be held
-        size = _IMAGES_AT_ONCE if preprocessing.pads_and_resizes(self._image_processor) else 1
+        group_size = min(_IMAGES_AT_ONCE, max(1, len(new) // _THREADS))
+        if not preprocessing.pads_and_resizes(self._image_processor):
+            group_size = 1  # whole pictures are too large to be held
 
         fit = True
 
@@ -107,7 +108,7 @@ class Pixels:
                     self._looked_at[key] = error
                     continue
                 if fit:
-                    decoded[key] = preprocessing.resized(self._image_processor, image) if size > 1 else image
+                    decoded[key] = preprocessing.resized(self._image_processor, image) if group_size > 1 else image
             if decoded:
                 pixels = self._pixels(list(decoded.values()))
                 fit = fit and pixels[0].nbytes * images <= PIXEL_CACHE_BYTES
@@ -116,7 +117,8 @@ class Pixels:
             return len(group)
 
         with Progress("checking images", total=len(new), unit="images") as progress:
-            for looked_at in _ahead(look, [new[at : at + size] for at in range(0, len(new), size)]):
+            progress.advance(look(new[:1]))  # tells whether they all fit
+            for looked_at in _ahead(look, [new[at : at + group_size] for at in range(1, len(new), group_size)]):
                 progress.advance(looked_at)
         return {key: error for key in wanted if (error := self._looked_at[key]) is not None}
 

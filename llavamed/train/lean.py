@@ -1,15 +1,15 @@
-"""Norms and rotations of a small language model on a CPU, in few passes over memory.
+"""The norms and rotations of a small language model on a CPU, in few passes over memory.
 
 The matrix products of the demo's model are half of a step; a sixth were its norms and the rotation of queries and
-keys, which torch's autograd takes apart: one norm of (tokens, dim) is five passes forward and a dozen back, each with
-a new tensor of that size. Here each is one function with a backward of its own:
+keys, which torch's autograd takes apart: a norm of (tokens, dim) is five passes forward and a dozen back. Here each is
+one function with a backward of its own:
 
     norm         y = w * n,  n = x * r,  r = 1 / sqrt(mean(x^2) + eps);  dx = r * (w * dy - n * mean(w * dy * n))
     rotation     of the halves (a, b) of each head by an angle; its gradient is the rotation back
 
-Only in float32 and where there is a gradient: what is sampled and scored meanwhile runs as the plain model does. On a
-GPU it is the compiler that joins passes. As in `last_layer`, which reads the same attention at some positions alone,
-`forward` is replaced on the instance.
+Only for float32 and where there is a gradient, so that answers given meanwhile are those of the plain model. A compiler
+joins passes by itself, so a GPU and `train.compile` have no need of it. As in `last_layer`, which reads the same
+attention at some positions alone, in any dtype, `forward` is replaced on the instance.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import FunctionCtx, once_differentiable
+from transformers.models.llama.modeling_llama import rotate_half
 
 from llavamed.train.attention import packed_attention
 
@@ -64,6 +65,7 @@ def attend(
     position_embeddings: tuple[torch.Tensor, torch.Tensor],
     cu_seq_lens_q: torch.Tensor,
     max_length_q: int,
+    attention_mask: torch.Tensor | None = None,
     at: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor:
@@ -87,20 +89,29 @@ def attend(
         rotated(query, *tables),
         rotated(key, cos, sin),
         value,
-        None,
+        attention_mask,
         cu_seq_lens_q=cu_seq_lens_q,
         max_length_q=max_length_q,
         scaling=attention.scaling,
         dropout=attention.attention_dropout if attention.training else 0.0,
-        sliding_window=getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None)),
+        sliding_window=_window(attention),
         at=at,
     )[0]
     made: torch.Tensor = attention.o_proj(out.flatten(2))
     return made
 
 
+def _window(attention: Any) -> int | None:
+    """Mistral has one for all layers, Qwen2 one for some; a Llama's configuration may name one that it does not use."""
+    holder = attention.config if type(attention).__name__ == "MistralAttention" else attention
+    window: int | None = getattr(holder, "sliding_window", None)
+    return window
+
+
 def rotated(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """states (1, heads, T, head_dim) * cos + (-second half, first half) * sin; the tables are (1, 1, T, head_dim)."""
+    if torch.compiler.is_compiling():  # a compiled last layer
+        return states * cos + rotate_half(states) * sin
     kind = torch.promote_types(states.dtype, cos.dtype)  # autocast's queries are narrower than the tables
     made: torch.Tensor = _Rotation.apply(states.to(kind), cos.to(kind), sin.to(kind))
     return made

@@ -21,6 +21,7 @@ PROCESSORS = {
     "cropped": LlavaImageProcessorPil(do_pad=True, size=SQUARE, crop_size={"height": 80, "width": 80}),
     "not padded": LlavaImageProcessorPil(do_pad=False, size={"shortest_edge": 96}, crop_size=SQUARE),
     "not resized": LlavaImageProcessorPil(do_pad=True, do_resize=False, crop_size=SQUARE),
+    "not square": LlavaImageProcessorPil(do_pad=True, size={"height": 64, "width": 96}, do_center_crop=False),
     "CLIP": CLIPImageProcessorPil(size={"shortest_edge": 96}, crop_size=SQUARE),
 }
 
@@ -59,4 +60,4 @@ def test_pillow_does_the_work_for_our_own_folders(monkeypatch: pytest.MonkeyPatc
     small = [module.resized(PROCESSORS["ours"], picture) for picture in pictures()]
     assert {picture.size for picture in small} == {(96, 96)}
     assert torch.equal(pixels(PROCESSORS["ours"], small), pixels(PROCESSORS["ours"], pictures()))
-    assert not module.pads_and_resizes(PROCESSORS["not padded"])
+    assert not any(module.pads_and_resizes(PROCESSORS[name]) for name in ("not padded", "not square"))

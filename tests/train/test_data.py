@@ -74,6 +74,7 @@ def test_steps_come_in_the_plans_order_from_any_step_on(read: tuple[Examples, Pi
 def test_pixels_are_kept_only_if_all_fit(
     assembled: Assembled, data: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(data_module, "_THREADS", 2)  # or seven images are seven groups
     kept, not_kept = (Pixels(images, assembled.processor) for _ in range(2))
     read_examples(data, kept, assembled.processor, max_tokens=128)
     monkeypatch.setattr(data_module, "PIXEL_CACHE_BYTES", 7 * 3 * 32 * 32 * 4 - 1)

@@ -91,12 +91,13 @@ def test_full_recompute_keeps_a_quarter_for_the_backward_pass(assembled: Assembl
     assert kept() < plain / 4
 
 
-def test_restore_gives_the_plain_model_back(assembled: Assembled) -> None:
+@pytest.mark.parametrize("compiled", [True, False])
+def test_restore_gives_the_plain_model_back(assembled: Assembled, compiled: bool) -> None:
     model: Any = assembled.model
     trainable_parameters(model, ("projector",))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modules = {name: type(module) for name, module in model.named_modules()}
-    switches = TrainSection(recompute="full", compile=True, fp8_frozen=True)
+    switches = TrainSection(recompute="full", compile=compiled, fp8_frozen=True)
     prepare(model, switches, StageSection(trains=("projector",)))
     assert model.state_dict().keys() != before.keys()
     restore(model)
