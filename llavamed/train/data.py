@@ -36,7 +36,7 @@ from llavamed.train.loss import token_weights
 from llavamed.train.pack import Pack, Schedule, Step
 
 PIXEL_CACHE_BYTES = 512 * 2**20  # preprocessed pixels kept in memory: all images that a stage adds, or none of them
-_IMAGES_AT_ONCE = 16  # of small ones half of the work is the image processor's on a call, whatever it is given
+_IMAGES_AT_ONCE = 16  # a call of the image processor is a quarter of what a small one takes, however many it is given
 _NAMED = 3  # records named per reason
 _THREADS = max(2, min(16, os.cpu_count() or 2))
 _PACKS_AHEAD = 4
