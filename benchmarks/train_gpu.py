@@ -323,52 +323,60 @@ def fp8_product(bench: Bench) -> None:
 
 
 def fp8_curve(bench: Bench) -> None:
-    """`align` with the shipped tiny parts on eight made-up pictures: two loss curves."""
-    base = Path(__file__).resolve().parents[1] / "llavamed" / "demo" / "base"
-    tokenizer = AutoTokenizer.from_pretrained(base / "language_model")
-    ids = [np.array(tokenizer(c)["input_ids"] + [tokenizer.eos_token_id]) for c in CAPTIONS]
-    steps = 20 if bench.tiny else 150
-    curves: dict[bool, list[float]] = {}
-    for fp8 in (False, True):
-        torch.manual_seed(0)
-        tower = CLIPVisionModel.from_pretrained(base / "vision_tower", dtype=torch.float32)
-        text = AutoModelForCausalLM.from_pretrained(base / "language_model", dtype=torch.float32)
-        image_token = text.config.vocab_size - 1
-        config = LlavaConfig(vision_config=tower.config, text_config=text.config, image_token_index=image_token)
-        model: Any = LlavaForConditionalGeneration(config)
-        model.model.vision_tower, model.model.language_model, model.lm_head = tower, text.model, text.lm_head
-        stage = stage_of(1, learning_rate=1e-3)
-        if bench.device.type == "cuda":
-            model.bfloat16()
-        model.to(bench.device)
-        parameters = freeze(model, stage)
-        speed.prepare(model, train_of(fp8_frozen=fp8), stage)
-        optimizer = make_optimizer({"projector": parameters}, stage, (0.9, 0.999))
-        side, tokens = tower.config.image_size, (tower.config.image_size // tower.config.patch_size) ** 2
-        rng = np.random.default_rng(0)
-        pictures = rng.standard_normal((len(ids), 3, 8, 8)).repeat(side // 8, 2).repeat(side // 8, 3).astype(np.float32)
-        curves[fp8] = []
-        with packed(model):
-            for _ in range(steps):
-                order = rng.permutation(len(ids))
-                noisy = pictures[order] + 0.3 * rng.standard_normal((len(ids), 3, side, side)).astype(np.float32)
-                documents = [np.concatenate([[1], [image_token] * tokens, ids[i]]) for i in order]
-                supervised = [np.arange(len(d)) > tokens for d in documents]
-                weights = np.full(len(ids), 1 / sum(len(i) for i in ids))
-                batch = collate(documents, supervised, weights, noisy, image_token).to(bench.device)
-                with bench.autocast():
-                    loss = pack_loss(model, batch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                curves[fp8].append(loss.item())
-    exact, found = np.array(curves[False]), np.array(curves[True])
+    """Two mean loss curves, exact and in fp8, of `align` from several seeds.
+
+    One seed's pair of curves is as far apart as rounding makes it: eight made-up pictures are soon learnt by heart,
+    and any difference grows on the way. What fp8 does to training is what is left in the mean.
+    """
+    steps, seeds = (20 if bench.tiny else 150), range(8)
+    exact, found = (np.mean([_curve(bench, seed, steps, fp8) for seed in seeds], axis=0) for fp8 in (False, True))
     bench.machine["fp8 curve"] = (
         f"loss {exact[0]:.3f} -> {exact[-10:].mean():.3f} exact, {found[-10:].mean():.3f} in fp8"
     )
-    bench.check(f"fp8 loss curve over {steps} steps: largest step apart", (abs(found - exact) / exact).max(), 0.1)
-    bench.check("fp8 loss curve: mean distance", abs((found - exact) / exact).mean(), 0.02)
-    bench.check("fp8 loss curve: end", abs(found[-10:].mean() - exact[-10:].mean()) / exact[-10:].mean(), 0.05)
+    what = f"fp8 loss curve, {steps} steps, mean of {len(seeds)} seeds"
+    bench.check(f"{what}: largest step apart", (abs(found - exact) / exact).max(), 0.1)
+    bench.check(f"{what}: mean distance", abs((found - exact) / exact).mean(), 0.02)
+    bench.check(f"{what}: end", abs(found[-10:].mean() - exact[-10:].mean()) / exact[-10:].mean(), 0.05)
+
+
+def _curve(bench: Bench, seed: int, steps: int, fp8: bool) -> list[float]:
+    """`align`'s losses, [steps], with the shipped tiny parts on eight made-up pictures."""
+    base = Path(__file__).resolve().parents[1] / "llavamed" / "demo" / "base"
+    tokenizer = AutoTokenizer.from_pretrained(base / "language_model")
+    ids = [np.array(tokenizer(c)["input_ids"] + [tokenizer.eos_token_id]) for c in CAPTIONS]
+    torch.manual_seed(seed)
+    tower = CLIPVisionModel.from_pretrained(base / "vision_tower", dtype=torch.float32)
+    text = AutoModelForCausalLM.from_pretrained(base / "language_model", dtype=torch.float32)
+    image_token = text.config.vocab_size - 1
+    config = LlavaConfig(vision_config=tower.config, text_config=text.config, image_token_index=image_token)
+    model: Any = LlavaForConditionalGeneration(config)
+    model.model.vision_tower, model.model.language_model, model.lm_head = tower, text.model, text.lm_head
+    stage = stage_of(1, learning_rate=1e-3)
+    if bench.device.type == "cuda":
+        model.bfloat16()
+    model.to(bench.device)
+    parameters = freeze(model, stage)
+    speed.prepare(model, train_of(fp8_frozen=fp8), stage)
+    optimizer = make_optimizer({"projector": parameters}, stage, (0.9, 0.999))
+    side, tokens = tower.config.image_size, (tower.config.image_size // tower.config.patch_size) ** 2
+    rng = np.random.default_rng(seed)
+    pictures = rng.standard_normal((len(ids), 3, 8, 8)).repeat(side // 8, 2).repeat(side // 8, 3).astype(np.float32)
+    losses = []
+    with packed(model):
+        for _ in range(steps):
+            order = rng.permutation(len(ids))
+            noisy = pictures[order] + 0.3 * rng.standard_normal((len(ids), 3, side, side)).astype(np.float32)
+            documents = [np.concatenate([[1], [image_token] * tokens, ids[i]]) for i in order]
+            supervised = [np.arange(len(d)) > tokens for d in documents]
+            weights = np.full(len(ids), 1 / sum(len(i) for i in ids))
+            batch = collate(documents, supervised, weights, noisy, image_token).to(bench.device)
+            with bench.autocast():
+                loss = pack_loss(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
 
 
 def small_model(bench: Bench, text: dict[str, Any]) -> Any:
