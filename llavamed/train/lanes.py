@@ -39,6 +39,10 @@ class Lanes:
     def __init__(self, count: int) -> None:
         self.count = count
         self._all = torch.get_num_threads()
+        # Said aloud, also where it is so already: torch then forbids MKL to choose the number by itself, after which
+        # attention's backward pass ends in other last bits. A resumed run, where nobody had set it before, would
+        # go another way than one that was never stopped.
+        torch.set_num_threads(self._all)
         self._each = max(1, self._all // count)
         self._pool = ThreadPoolExecutor(count, "llavamed-lane", torch.set_num_threads, (self._each,))
 

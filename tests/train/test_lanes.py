@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -192,3 +195,30 @@ def test_a_crash_and_a_resume_end_as_if_nothing_had_happened(
         train("crashed", {"epochs": 8}, often)
     monkeypatch.setattr(loop._Run, "step", original)
     assert train("crashed", {"epochs": 8}) == straight
+
+
+def test_the_bits_do_not_depend_on_whether_the_threads_were_set_before() -> None:
+    """Each in a process of its own, as what is set stays."""
+    script = """
+import hashlib, sys, torch
+from torch.nn.functional import scaled_dot_product_attention as attend
+from llavamed.train.lanes import Lanes
+if sys.argv[1] == "set before":
+    torch.set_num_threads(2)
+Lanes(1)
+random = torch.Generator().manual_seed(0)
+query, key, value = (torch.randn(1, heads, tokens, 32, generator=random, requires_grad=True)
+                     for heads, tokens in ((4, 79), (2, 207), (2, 207)))
+seen = torch.ones(79, 207, dtype=torch.bool).tril(128)
+out = attend(query, key, value, attn_mask=seen, enable_gqa=True)
+made = torch.autograd.grad(out, (query, key, value), torch.randn(out.shape, generator=random))
+print(hashlib.sha256(b"".join(one.contiguous().numpy().tobytes() for one in (out.detach(), *made))).hexdigest())
+"""
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script, when], env={**os.environ, "OMP_NUM_THREADS": "2"},
+            stdout=subprocess.PIPE, check=True,
+        ).stdout
+        for when in ("not set", "set before")
+    ]  # fmt: skip
+    assert said[0] == said[1]
