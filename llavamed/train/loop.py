@@ -52,6 +52,7 @@ from llavamed.train.attention import packed
 from llavamed.train.data import Examples, Pixels, batches
 from llavamed.train.features import Features, fit
 from llavamed.train.forward import Batch, PackLoss, with_image
+from llavamed.train.heap import freed_memory_kept
 from llavamed.train.lanes import Lanes, lanes_for
 from llavamed.train.meter import Meter, in_words
 from llavamed.train.optimizer import make_optimizer, rate_factor, set_rates, training_state
@@ -118,6 +119,7 @@ def run_stage(
     saved = time.monotonic()
     trackers = Trackers(train.trackers if ranks.first else (), out.parent, name, made_from.settings, done)
     with (
+        freed_memory_kept() if ranks.device.type == "cpu" else contextlib.nullcontext(),
         packed(model),
         contextlib.closing(source),
         stop_signals() as stop,
