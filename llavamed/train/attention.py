@@ -103,32 +103,34 @@ def _by_document(
     if at is not None:
         counts = torch.searchsorted(at, cu_seq_lens).diff().tolist()
         tokens = [own - start for own, start in zip(at.split(counts), starts, strict=False)]
-    blocks = []
-    for document, queries, keys, values in zip(
-        tokens, query.split(counts, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-    ):
+    blocks: list[tuple[int, torch.Tensor | range]] = []  # the document and the queries' own tokens of each
+    for number, document in enumerate(tokens):
         whole = at is None and window is None and len(document) > _LONG
         most = len(document) if whole else _QUERIES
-        for at_query, some in zip(range(0, len(document), most), queries.split(most, 2), strict=False):
-            own = document[at_query : at_query + most]
-            end = int(own[-1]) + 1
-            first = 0 if window is None else max(0, int(own[0]) + 1 - window)
-            causal = len(own) == end and first == 0 and (window is None or end <= window)  # all tokens so far
-            seen = (keys, values)  # a slice of all has to be put together again in the backward pass
-            if end - first < keys.shape[2]:
-                seen = (keys[:, :, first:end], values[:, :, first:end])
-            blocks.append(
-                F.scaled_dot_product_attention(
-                    some,
-                    *seen,
-                    attn_mask=None if causal else _sees(own, first, end, window),
-                    dropout_p=dropout,
-                    is_causal=causal,
-                    scale=scaling,
-                    enable_gqa=query.shape[1] != key.shape[1],
-                )
+        blocks += [(number, document[start : start + most]) for start in range(0, len(document), most)]
+    keys_of, values_of = key.split(lengths, 2), value.split(lengths, 2)
+    queries_of = query.split([len(own) for _, own in blocks], 2)  # all at once: the gradient of a split is a copy
+    out = []
+    for (number, own), queries in zip(blocks, queries_of, strict=True):
+        end = int(own[-1]) + 1
+        first = 0 if window is None else max(0, int(own[0]) + 1 - window)
+        causal = len(own) == end and first == 0 and (window is None or end <= window)  # all tokens so far
+        keys, values = keys_of[number], values_of[number]
+        if end - first < lengths[number]:  # a slice of all has to be put together again in the backward pass
+            keys, values = keys[:, :, first:end], values[:, :, first:end]
+        out.append(
+            F.scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                attn_mask=None if causal else _sees(own, first, end, window),
+                dropout_p=dropout,
+                is_causal=causal,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
             )
-    return torch.cat(blocks, dim=2) if blocks else query
+        )
+    return torch.cat(out, dim=2) if out else query
 
 
 def _sees(own: torch.Tensor | range, first: int, end: int, window: int | None) -> torch.Tensor:
