@@ -6,7 +6,7 @@ tokens would be 256 million entries) but the list of their boundaries, `cu_seq_l
 
 * on CUDA, `torch.nn.attention.varlen` takes the boundaries as they are (FlashAttention's kernel, shipped
   inside torch);
-* elsewhere the row is split into documents and each goes through SDPA, 128 queries at a time with the keys up to
+* elsewhere the row is split into documents and each goes through SDPA, 160 queries at a time with the keys up to
   the last of them: torch's kernel works out much of what causality hides. Measured on a CPU against one padded
   batch for all documents: two to three times as fast, and the blocks take a fifth off that for documents of 330
   tokens (docs/experiments.md). Documents are `split` and not sliced: the gradient of n slices is n full-length tensors.
@@ -32,7 +32,7 @@ from transformers import AttentionInterface
 
 NAME = "packed_varlen"
 
-_QUERIES = 128  # of a document at a time, on a CPU
+_QUERIES = 160  # of a document at a time, on a CPU
 # tokens of a document that is done whole: of blocks the masks are kept for the backward pass, n * n * 2 bytes a layer
 _LONG = 1024
 
