@@ -19,7 +19,6 @@ The folder belongs to one recipe, by name: another one's finished models are nev
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import sys
@@ -98,7 +97,6 @@ def _train(recipe: Recipe, out: Path, resume: bool, score: Score | None, ranks: 
         first = next((number for number, name in enumerate(wanted) if name not in done), len(wanted))
         again = present[first:]  # what comes after a stage that is made again has to start from the new one
         processor = make_processor(recipe.model)
-        gc.freeze()  # of what is loaded by now nothing goes: a full collection would look at a million objects again
         sources: dict[str | None, Pixels] = {}  # stages that show the same folder share what was decoded
         examples: dict[str, Examples] = {}
         bad: dict[str, BadRecords] = {}
