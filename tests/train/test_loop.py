@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,24 @@ def test_the_same_seed_gives_the_same_curve_and_weights_and_another_seed_does_no
         run(tmp_path / name, seed=seed)
     assert _curve(tmp_path / "a") == _curve(tmp_path / "b") != _curve(tmp_path / "c")
     assert _weights(tmp_path / "a") == _weights(tmp_path / "b") != _weights(tmp_path / "c")
+
+
+def test_a_stage_keeps_freed_memory_from_its_first_step_to_its_end(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    @contextlib.contextmanager
+    def keeping() -> Iterator[None]:
+        said.append("kept")
+        yield
+        said.append("given back")
+
+    monkeypatch.setattr(loop, "freed_memory_kept", keeping)
+    _stop_at(monkeypatch, 1, lambda: said.append("first step"))
+    _stop_at(monkeypatch, 10, lambda: said.append("last step"))
+    run(tmp_path)
+    assert said == ["kept", "first step", "last step", "given back"]
 
 
 def test_only_the_parts_that_train_change(run: Run, parts: ModelSection, tmp_path: Path) -> None:
